@@ -1,0 +1,91 @@
+"""Geometry of the threat model: distances, projection and random starts, for the host, built-ins and plugins alike.
+
+``project`` makes sure that the result lies in the ball when the distance is evaluated in float64, so that rounding to
+float32 never buys an attack a little extra room.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autoshield_bench.contracts import Norm, ThreatModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autoshield_bench.seeding import ImageRandom
+
+
+def distance(a: Tensor, b: Tensor, norm: Norm) -> Tensor:
+    """Return the distance of each pair of images ``[N, ...]``, evaluated in float64, as float64 ``[N]``."""
+    import torch
+
+    difference = (a.double() - b.double()).flatten(1)
+    if difference.shape[1] == 0 or difference.shape[0] == 0:
+        return torch.zeros(a.shape[0], dtype=torch.float64, device=a.device)
+    return difference.abs().amax(1) if norm == "linf" else difference.norm(dim=1)
+
+
+class Ball:
+    """The points within ``threat.eps`` of each of a batch of images, and within [0, 1].
+
+    The bounds are computed once; ``project`` is then cheap enough for every step of an attack.
+    """
+
+    def __init__(self, centre: Tensor, threat: ThreatModel) -> None:
+        import torch
+
+        self.centre = centre
+        self.threat = threat
+        zero, one = centre.new_tensor(0.0), centre.new_tensor(1.0)
+        if threat.norm == "linf":
+            low = (centre.double() - threat.eps).to(centre.dtype)
+            high = (centre.double() + threat.eps).to(centre.dtype)
+            # Rounding to float32 may step outside by one unit in the last place: step back inside.
+            low = torch.where(centre.double() - low.double() > threat.eps, torch.nextafter(low, one), low)
+            high = torch.where(high.double() - centre.double() > threat.eps, torch.nextafter(high, zero), high)
+            self.low, self.high = low.clamp_(min=0.0), high.clamp_(max=1.0)
+        else:
+            self.low, self.high = zero, one
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return the nearest point of the ball for L-infinity; for L2, first onto the sphere, then into [0, 1].
+
+        Clipping to [0, 1] after scaling never leaves the L2 ball, since the centre lies in [0, 1].
+        """
+        import torch
+
+        if self.threat.norm == "linf":
+            return torch.minimum(torch.maximum(x, self.low), self.high)
+        projected = self._shrink(x).clamp(0.0, 1.0)
+        # Scaling in float32 can leave a rounding error outside: shrink those again until float64 agrees.
+        for attempt in range(8):
+            outside = distance(projected, self.centre, "l2") > self.threat.eps
+            if not bool(outside.any()):
+                return projected
+            again = self._shrink(projected, slack=2.0 ** (attempt - 22)).clamp(0.0, 1.0)
+            projected = torch.where(_per_image(outside, projected), again, projected)
+        return torch.where(_per_image(outside, projected), self.centre, projected)
+
+    def random_start(self, rng: ImageRandom, *purpose: str | int) -> Tensor:
+        """Return a point of the ball per image: uniform for L-infinity and, by direction and radius, for L2."""
+        shape = self.centre.shape[1:]
+        if self.threat.norm == "linf":
+            eps = self.threat.eps
+            offset = rng.uniform(shape, *purpose, low=-eps, high=eps)
+        else:
+            direction = rng.normal(shape, *purpose, "direction").flatten(1)
+            radius = rng.uniform((1,), *purpose, "radius") ** (1 / max(direction.shape[1], 1))
+            lengths = direction.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            offset = (direction / lengths * radius * self.threat.eps).view(-1, *shape)
+        return self.project(self.centre + offset.to(self.centre))
+
+    def _shrink(self, x: Tensor, slack: float = 0.0) -> Tensor:
+        offset = x - self.centre
+        lengths = _per_image(offset.flatten(1).norm(dim=1), offset)
+        factor = (self.threat.eps * (1.0 - slack) / lengths.clamp_min(1e-30)).clamp(max=1.0)
+        return self.centre + offset * factor
+
+
+def _per_image(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.dim() - 1))

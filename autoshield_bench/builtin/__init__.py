@@ -1,0 +1,1 @@
+"""The built-in plugins. They import only what a third party may import, and come through the same entry-point group."""

@@ -1,0 +1,1 @@
+"""The built-in metrics: predictions, pixels, structure (SSIM) and perception (LPIPS)."""

@@ -1,0 +1,99 @@
+"""``aubench``: parse, hand over, and turn expected errors into one line and an exit code.
+
+Exit codes: 0 all well; 1 finished, but cells failed; 2 bad suite, parameter or usage, nothing ran; 3 store, data or
+environment; 130 and 143 interrupted by Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from autoshield_bench.cli import data, export, plan, plugins, run, show, suites
+from autoshield_bench.errors import AubenchError, SuiteError
+from autoshield_bench.version import __version__
+
+COMMANDS = (run, plan, show, export, suites, plugins, data)
+
+EXIT_CODES = """\
+exit codes:
+  0    all well
+  1    finished, but cells failed
+  2    bad suite, parameter or usage; nothing ran
+  3    store, data or environment
+  130  interrupted (Ctrl-C); finished cells stay
+  143  terminated (SIGTERM); finished cells stay
+
+environment:
+  AUBENCH_DATA             data directory, in torchvision's layout
+  AUBENCH_CACHE            cache of trained networks and adversarial images
+  AUBENCH_WEIGHTS          directory with the weights of LPIPS backbones
+  AUBENCH_DISABLE_PLUGINS  1 turns third-party plugins off
+  NO_COLOR                 no colours
+"""
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="aubench",
+        description="How much does a defense really help? Runs suites of attacks on defenses and prints leaderboards.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"aubench {__version__}")
+    subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code: int = options.handler(options)
+        sys.stdout.flush()
+    except SuiteError as error:
+        _complain(*error.problems)
+        return error.exit_code
+    except AubenchError as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted; finished cells stay, and the same command goes on from there")
+        return 130
+    except _Terminated:
+        _complain("terminated; finished cells stay, and the same command goes on from there")
+        return 143
+    except BrokenPipeError:
+        # Whoever read the output has gone; keep the interpreter from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        _complain(f"{error.filename or 'system'}: {error.strerror or error}")
+        return 3
+    return code
+
+
+def _complain(*lines: str) -> None:
+    for line in lines:
+        text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in line)
+        sys.stderr.write(f"error: {text}\n")
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autoshield_bench.engine.runner import RunOptions
+    from autoshield_bench.plan import LoadedSuite
+
+
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """Add what decides which cells there are."""
+    parser.add_argument(
+        "suite", metavar="SUITE", help="a suite file, or the name of a shipped suite (`aubench suites`)"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, metavar="N", help="replace the suite's training seeds by this one")
+    parser.add_argument("--limit", type=int, metavar="N", help="evaluate at most N test images (a stratified subset)")
+    parser.add_argument("--only", metavar="PATTERN", help="only cells whose id matches, such as '*/autoencoder/pgd/*'")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="data directory in torchvision's layout")
+    parser.add_argument("--results-dir", type=Path, metavar="DIR", help="where results go; default: results/<suite>")
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="cache of networks and adversarial images")
+
+
+def load(arguments: argparse.Namespace) -> tuple[LoadedSuite, RunOptions]:
+    """Return the suite that the arguments name and how to run it; plugins that could not load are warned of."""
+    from autoshield_bench.cli.warnings import warn
+    from autoshield_bench.engine.runner import RunOptions
+    from autoshield_bench.plan import load_suite
+
+    loaded = load_suite(arguments.suite)
+    for problem in loaded.registry.problems:
+        warn(str(problem))
+    options = RunOptions(
+        results_dir=arguments.results_dir,
+        data_dir=arguments.data_dir,
+        cache_dir=arguments.cache_dir,
+        device=arguments.device,
+        seed=arguments.seed,
+        limit=arguments.limit,
+        only=arguments.only,
+        force=getattr(arguments, "force", False),
+        batch_size=getattr(arguments, "batch_size", None),
+        threads=getattr(arguments, "threads", None),
+    )
+    return loaded, options

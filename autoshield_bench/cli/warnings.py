@@ -1,0 +1,32 @@
+"""Warnings on stderr: one line each."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+
+def warn(message: str) -> None:
+    """Print a warning as one line, with control characters made visible."""
+    text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in message)
+    sys.stderr.write(f"warning: {text}\n")
+
+
+class WarningHandler(logging.Handler):
+    """Shows the harness's own log records from level INFO as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        if record.levelno >= logging.WARNING:
+            warn(record.getMessage())
+        else:
+            sys.stderr.write(f"{record.getMessage()}\n")
+
+
+def show_log() -> None:
+    """Let the harness's log reach stderr."""
+    logger = logging.getLogger("autoshield_bench")
+    if not any(isinstance(handler, WarningHandler) for handler in logger.handlers):
+        logger.addHandler(WarningHandler(logging.INFO))
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

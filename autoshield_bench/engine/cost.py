@@ -1,0 +1,26 @@
+"""Counts behind cost estimates; the journal uses the same ones, so that measured rates fit what they are applied to."""
+
+from __future__ import annotations
+
+from autoshield_bench.contracts import DatasetInfo, Defense
+
+VALIDATION_SHARE = 12
+"""One twelfth of the training data is the validation part: 5,000 of MNIST's 60,000."""
+
+
+def fitting_size(info: DatasetInfo) -> int:
+    """Return the number of images of the fitting part."""
+    return info.train_size - round(info.train_size / VALIDATION_SHARE)
+
+
+def training_passes(images: int, epochs: int) -> int:
+    """Return the image-passes, forward and backward, of training a classifier."""
+    return 2 * images * epochs
+
+
+def fit_passes(defense: Defense, stages_before: int, images: int) -> int:
+    """Return the image-passes of fitting a stage: its own, and a forward one through each stage before it.
+
+    A defense that learns in epochs says how many in a field of that name; any other counts as one.
+    """
+    return (2 + stages_before) * images * int(getattr(defense, "epochs", 1))

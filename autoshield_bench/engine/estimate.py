@@ -1,0 +1,95 @@
+"""What a plan would cost: image-passes by counting, seconds from the journals of earlier runs of the suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoshield_bench.contracts import Dataset, Defense
+from autoshield_bench.engine.cost import fit_passes, fitting_size, training_passes
+from autoshield_bench.engine.journal import read_rates
+from autoshield_bench.engine.runner import finished_record
+from autoshield_bench.plan import Cell, LoadedSuite, Plan
+from autoshield_bench.store import ArtifactStore
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell and whether its record is there."""
+
+    cell: Cell
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """One artifact that the unfinished cells need."""
+
+    stage: str
+    title: str
+    cached: bool
+    passes: int | None
+    """Image-passes, forward and backward together, over all components; None where the plugin does not say."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the job as JSON."""
+        return {"stage": self.stage, "title": self.title, "cached": self.cached, "image_passes": self.passes}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done."""
+
+    cells: tuple[PlannedCell, ...]
+    jobs: tuple[Job, ...]
+    seconds: float | None
+    """None where no earlier run on this machine tells how fast it is."""
+
+    def summary(self) -> str:
+        """Return the estimate in one phrase."""
+        waiting = [job for job in self.jobs if not job.cached]
+        passes = sum(job.passes or 0 for job in waiting)
+        if self.seconds is None:
+            return f"about {passes:,} image-passes to do; no earlier run here tells how long they take"
+        return f"about {passes:,} image-passes and {self.seconds:.0f} s to do, at the speed of earlier runs here"
+
+
+def estimate(plan: Plan, cells: Sequence[Cell], loaded: LoadedSuite, store: ArtifactStore, directory: Path) -> Work:
+    """Return the cells, the artifacts that unfinished ones need, and their cost."""
+    planned = tuple(PlannedCell(cell, finished_record(directory, cell, loaded) is not None) for cell in cells)
+    dataset: Dataset = loaded.registry.make(plan.dataset.plugin, plan.suite.dataset.params)
+    fitting = fitting_size(dataset.info())
+    jobs: dict[tuple[str, str], Job] = {}
+    for item in planned:
+        if not item.finished:
+            for stage, key, title, passes in _needs(item.cell, loaded, fitting):
+                cached = stage != "score" and store.has(stage, key)
+                jobs.setdefault((stage, key), Job(stage, title, cached, passes))
+    rates = read_rates(directory)
+    waiting = [job for job in jobs.values() if not job.cached]
+    known = all(job.stage in rates for job in waiting if job.stage != "score")
+    # Scoring is a forward pass or two beside the attack's hundreds: counted, but not timed where no run has told.
+    seconds = sum((job.passes or 0) * rates.get(job.stage, 0.0) for job in waiting) if known else None
+    return Work(planned, tuple(jobs.values()), seconds)
+
+
+def _needs(cell: Cell, loaded: LoadedSuite, fitting: int) -> Iterator[tuple[str, str, str, int | None]]:
+    """Yield (stage, key, title, image-passes) of everything that leads to a cell."""
+    registry, model = loaded.registry, cell.model
+    if model.trained_by_harness:
+        epochs = registry.make(model.use.plugin, model.use.params).recipe().epochs
+        yield "train", model.key, f"{model.use.label} (seed {model.seed})", training_passes(fitting, epochs)
+    for position, stage in enumerate(cell.stages):
+        defense = registry.make(stage.use.plugin, stage.use.params)
+        if type(defense).fit is not Defense.fit:
+            yield "fit", stage.key, f"{stage.component} (seed {cell.id.seed})", fit_passes(defense, position, fitting)
+    if cell.attack is not None:
+        attack = cell.attack
+        components = 1 if attack.access == "gray-box" else 1 + len(cell.stages)
+        steps = registry.make(attack.use.plugin, attack.use.params).gradient_steps()
+        cost = None if steps is None else 2 * steps * cell.images * components * attack.eot
+        against = "the bare classifier" if attack.access == "gray-box" else cell.id.defense
+        yield "attack", attack.key, f"{attack.use.label} {attack.access} {attack.threat} against {against}", cost
+    yield "score", cell.key, str(cell.id), cell.images * (1 + len(cell.stages))

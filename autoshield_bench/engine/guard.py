@@ -1,0 +1,78 @@
+"""The host's checks of what a plugin returned. It verifies and never silently repairs; the message has the numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autoshield_bench.balls import distance
+from autoshield_bench.contracts import MetricValues, ThreatModel
+from autoshield_bench.errors import CellError
+
+SLACK = 1e-6
+"""Room outside the ball for the float32 rounding of third parties; built-in attacks need none."""
+
+
+def check_images(returned: object, clean: Tensor, who: str) -> Tensor:
+    """Return ``returned`` if it is a batch of images like ``clean``: shape, dtype, device, finite, in [0, 1].
+
+    Raises CellError with the numbers.
+    """
+    if not isinstance(returned, Tensor):
+        raise CellError(f"{who} returned {type(returned).__name__} where a tensor belongs")
+    if returned.shape != clean.shape:
+        raise CellError(f"{who} returned shape {tuple(returned.shape)} where {tuple(clean.shape)} belongs")
+    if returned.dtype != clean.dtype:
+        raise CellError(f"{who} returned {returned.dtype} where {clean.dtype} belongs")
+    if returned.device != clean.device:
+        raise CellError(f"{who} returned a tensor on {returned.device} where {clean.device} belongs")
+    returned = returned.detach()
+    broken = int((~torch.isfinite(returned)).flatten(1).any(1).sum()) if returned.numel() else 0
+    if broken:
+        raise CellError(f"{who} returned NaN or infinity in {broken} of {len(returned)} images")
+    if returned.numel():
+        low, high = float(returned.min()), float(returned.max())
+        if low < 0.0 or high > 1.0:
+            outside = int(((returned < 0) | (returned > 1)).flatten(1).any(1).sum())
+            raise CellError(
+                f"{who} returned values from {low:.9g} to {high:.9g}, outside [0, 1], "
+                f"in {outside} of {len(returned)} images"
+            )
+    return returned
+
+
+def check_adversarial(returned: object, clean: Tensor, threat: ThreatModel, who: str) -> Tensor:
+    """Return adversarial images if they are images and lie in the ball. Raises CellError with the numbers."""
+    images = check_images(returned, clean, who)
+    lengths = distance(images, clean, threat.norm)
+    outside = lengths > threat.eps + SLACK
+    if bool(outside.any()):
+        raise CellError(
+            f"{who} left the {threat.norm} ball of eps {threat.eps:g} in {int(outside.sum())} of {len(images)} images; "
+            f"the farthest lies at {float(lengths.max()):.9g}"
+        )
+    return images
+
+
+def check_logits(returned: object, images: int, classes: int, who: str) -> Tensor:
+    """Return logits if they are finite and ``[images, classes]``. Raises CellError with the numbers."""
+    if not isinstance(returned, Tensor):
+        raise CellError(f"{who} returned {type(returned).__name__} where logits belong")
+    if returned.shape != (images, classes):
+        raise CellError(f"{who} returned logits of shape {tuple(returned.shape)} where {(images, classes)} belongs")
+    if not bool(torch.isfinite(returned).all()):
+        raise CellError(f"{who} returned NaN or infinite logits")
+    return returned
+
+
+def check_values(returned: object, images: int, who: str) -> MetricValues:
+    """Return a metric's values if there is one per image, finite wherever defined. Raises CellError."""
+    if not isinstance(returned, MetricValues):
+        raise CellError(f"{who} returned {type(returned).__name__} where MetricValues belongs")
+    values = returned.values
+    defined = returned.defined if returned.defined is not None else torch.ones(len(values), dtype=torch.bool)
+    if values.shape != (images,) or defined.shape != (images,) or defined.dtype != torch.bool:
+        raise CellError(f"{who} returned values of shape {tuple(values.shape)} where ({images},) belongs")
+    if not bool(torch.isfinite(values[defined.to(values.device)]).all()):
+        raise CellError(f"{who} returned NaN or infinity for an image it calls defined")
+    return MetricValues(values=values.detach().cpu(), defined=defined.cpu())

@@ -1,0 +1,141 @@
+"""The one thing that attacks and scoring see of a model and its defense, and the count of what they spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from autoshield_bench.contracts import Defense
+from autoshield_bench.seeding import ImageRandom
+
+GradientPath = Literal["exact", "bpda"]
+
+
+class PassCounter:
+    """Image-passes, forward and backward, per component."""
+
+    def __init__(self) -> None:
+        self._forward: dict[str, int] = {}
+        self._backward: dict[str, int] = {}
+
+    def forward(self, component: str, images: int) -> None:
+        """Count a forward pass over ``images`` images."""
+        self._forward[component] = self._forward.get(component, 0) + images
+
+    def backward(self, component: str, images: int) -> None:
+        """Count a backward pass over ``images`` images."""
+        self._backward[component] = self._backward.get(component, 0) + images
+
+    def total(self) -> int:
+        """Return all passes together."""
+        return sum(self._forward.values()) + sum(self._backward.values())
+
+    def to_json(self) -> dict[str, dict[str, int]]:
+        """Return the counts by component."""
+        return {
+            name: {"forward": self._forward.get(name, 0), "backward": self._backward.get(name, 0)}
+            for name in sorted({*self._forward, *self._backward})
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedStage:
+    """A fitted defense and what its spec declares of it."""
+
+    component: str
+    """Name under which its passes are counted, such as ``1:autoencoder``."""
+    defense: Defense
+    differentiable: bool
+    stochastic: bool
+
+    @property
+    def transforms(self) -> bool:
+        """Whether it maps images; a defense that only replaces the classifier does not."""
+        return type(self.defense).purify is not Defense.purify
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a pipeline makes of a batch."""
+
+    logits: Tensor
+    """``[N, classes]``."""
+    purified: Tensor
+    """The images that reached the classifier."""
+
+
+class Pipeline:
+    """Stages in sequence, then the classifier; frozen, in evaluation mode, every pass counted.
+
+    A stage whose gradient path is ``bpda`` runs forward as it is and backward through its surrogate (Athalye et al.
+    2018, arXiv:1802.00420).
+    """
+
+    def __init__(self, classifier: nn.Module, stages: Sequence[FittedStage], counter: PassCounter) -> None:
+        for stage in stages:
+            classifier = stage.defense.defend(classifier)
+        self.classifier = frozen(classifier)
+        self.stages = tuple(stage for stage in stages if stage.transforms)
+        for stage in self.stages:
+            for module in stage.defense.modules():
+                frozen(module)
+        self.counter = counter
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any stage draws random numbers."""
+        return any(stage.stochastic for stage in self.stages)
+
+    @property
+    def path(self) -> tuple[GradientPath, ...]:
+        """Gradient path through each stage, as declared."""
+        return tuple("exact" if stage.differentiable else "bpda" for stage in self.stages)
+
+    def __call__(self, x: Tensor, rng: ImageRandom) -> Output:
+        for position, stage in enumerate(self.stages):
+            x = self._pass_stage(stage, x, rng.child("stage", position))
+        logits: Tensor = self.classifier(x)
+        self._count("classifier", logits, len(x))
+        return Output(logits, x)
+
+    def _pass_stage(self, stage: FittedStage, x: Tensor, rng: ImageRandom) -> Tensor:
+        if x.requires_grad and torch.is_grad_enabled() and not stage.differentiable:
+            with torch.no_grad():
+                purified = stage.defense.purify(x.detach(), rng)
+            purified = _straight_through(stage.defense.surrogate(x), purified)
+        else:
+            purified = stage.defense.purify(x, rng)
+        self._count(stage.component, purified, len(x))
+        return purified
+
+    def _count(self, component: str, output: Tensor, images: int) -> None:
+        self.counter.forward(component, images)
+        if output.requires_grad:
+            # Counted when a gradient really flows, so that an attack pays for what it did and for nothing else.
+            output.register_hook(lambda _gradient: self.counter.backward(component, images))  # type: ignore[no-untyped-call]
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """Put a network in evaluation mode and stop gradients of its weights; those of its input still flow."""
+    return module.eval().requires_grad_(requires_grad=False)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Forward the second argument exactly as it is, backward into the first."""
+
+    @staticmethod
+    def forward(ctx: Any, through: Tensor, value: Tensor) -> Tensor:  # noqa: ARG004
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
+        return gradients[0], None
+
+
+def _straight_through(through: Tensor, value: Tensor) -> Tensor:
+    result: Tensor = _StraightThrough.apply(through, value)
+    return result

@@ -1,0 +1,320 @@
+"""Walks a plan: runs the cells that have no sound record, isolates failures, keeps everything that is finished.
+
+This module imports torch only once there is something to compute, so a re-run with nothing changed costs no start-up.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoshield_bench import places
+from autoshield_bench.contracts import PairMetric, PredictionMetric
+from autoshield_bench.engine.journal import Journal
+from autoshield_bench.engine.progress import Progress, Silence
+from autoshield_bench.errors import DataError, StoreError, UsageError
+from autoshield_bench.numeric import Device, resolve_device
+from autoshield_bench.plan import Cell, LoadedSuite, Plan, load_suite, make_plan
+from autoshield_bench.reporting.derived import leaderboard_json, markdown_report
+from autoshield_bench.results import (
+    CellRecord,
+    ResultSet,
+    cell_path,
+    load_results,
+    read_record,
+    samples_path,
+    write_record,
+)
+from autoshield_bench.seeding import global_seed
+from autoshield_bench.store import ArtifactStore, read_json, write_bytes, write_json, write_text
+
+if TYPE_CHECKING:
+    from autoshield_bench.engine.scoring import Score, Scorer
+
+BATCH_SIZES: dict[Device, int] = {"cpu": 250, "cuda": 2500, "mps": 1000}
+"""Images per batch of attacks and scoring, fixed per device: chosen by measurement, never by timing at run time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run, beside the suite itself."""
+
+    results_dir: Path | None = None
+    """Where the suite's results go; ``results/<suite>`` for None (with ``-limit<N>`` where the images are limited)."""
+    data_dir: Path | None = None
+    cache_dir: Path | None = None
+    device: str = "auto"
+    seed: int | None = None
+    """Replaces the suite's seeds."""
+    limit: int | None = None
+    """Evaluate at most so many test images."""
+    only: str | None = None
+    """Run only cells whose id matches this shell pattern."""
+    force: bool = False
+    """Compute everything again."""
+    batch_size: int | None = None
+    threads: int | None = None
+
+
+def run(
+    suite: str | Path | LoadedSuite,
+    *,
+    results_dir: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    device: str = "auto",
+    seed: int | None = None,
+    limit: int | None = None,
+    only: str | None = None,
+    force: bool = False,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> ResultSet:
+    """Run a suite and return its results; see ``RunOptions`` for the arguments.
+
+    ``results_dir`` is the directory of this suite's results itself. Cells that fail are recorded as failed and do not
+    stop the others. Raises SuiteError, DataError, StoreError or UsageError before anything is computed.
+    """
+    loaded = suite if isinstance(suite, LoadedSuite) else load_suite(suite)
+    options = RunOptions(
+        results_dir=Path(results_dir) if results_dir else None,
+        data_dir=Path(data_dir) if data_dir else None,
+        cache_dir=Path(cache_dir) if cache_dir else None,
+        device=device,
+        seed=seed,
+        limit=limit,
+        only=only,
+        force=force,
+        batch_size=batch_size,
+        threads=threads,
+    )
+    return run_plan(plan_for(loaded, options), loaded, options, progress or Silence())
+
+
+def plan_for(loaded: LoadedSuite, options: RunOptions) -> Plan:
+    """Return the plan of a suite under these options."""
+    for name in ("limit", "batch_size", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"{name.replace('_', '-')}: {value} is too small; give at least 1")
+    if options.seed is not None:
+        if not 0 <= options.seed < 2**31:
+            raise UsageError(f"seed: {options.seed} is not between 0 and 2147483647")
+        loaded = LoadedSuite(loaded.suite.with_(seeds=(options.seed,)), loaded.registry, loaded.folder)
+    try:
+        device = resolve_device(options.device)
+    except ValueError as error:
+        raise UsageError(f"device: {error}; choose auto or cpu") from error
+    return make_plan(loaded, data_dir=options.data_dir or places.data_dir(), device=device, limit=options.limit)
+
+
+def results_directory(plan: Plan, options: RunOptions) -> Path:
+    """Return where the results of this plan go."""
+    if options.results_dir is not None:
+        return options.results_dir
+    limited = f"-limit{options.limit}" if options.limit else ""
+    return Path("results") / f"{plan.suite.name}{limited}"
+
+
+def finished_record(directory: Path, cell: Cell, loaded: LoadedSuite) -> CellRecord | None:
+    """Return a cell's record if nothing of it has to be computed: sound, well, and with every metric to be had."""
+    path = directory / cell_path(cell.key, cell.id)
+    if not path.exists():
+        return None
+    try:
+        record = read_record(path)
+    except StoreError:
+        return None
+    if record.status != "ok" or record.key != cell.key or record.score_key != cell.score_key:
+        return None
+    for use in cell.metrics:
+        if record.metrics[use.label].unavailable is not None:
+            metric: PairMetric | PredictionMetric = loaded.registry.make(use.plugin, use.params)
+            if metric.unavailable() is None:
+                return None
+    return record
+
+
+def run_plan(plan: Plan, loaded: LoadedSuite, options: RunOptions, progress: Progress) -> ResultSet:
+    """Run what is not finished, one cell after the other, and return all results of the plan."""
+    directory = results_directory(plan, options)
+    chosen = plan.matching(options.only)
+    if not chosen:
+        raise UsageError(f"--only {options.only!r} matches no cell; `aubench plan` lists them")
+    waiting = [cell for cell in chosen if options.force or finished_record(directory, cell, loaded) is None]
+    _write_plan(directory, plan)
+    progress.begin(len(chosen), len(chosen) - len(waiting))
+    journal = Journal(directory)
+    try:
+        if waiting:
+            _compute(_execution_order(waiting), plan, loaded, options, directory, journal, progress)
+    finally:
+        journal.close()
+        progress.end()
+    results = load_results(directory)
+    write_text(directory / "derived" / "leaderboard.md", markdown_report(results))
+    write_text(directory / "derived" / "leaderboard.json", leaderboard_json(results))
+    return results
+
+
+def _write_plan(directory: Path, plan: Plan) -> None:
+    path, value = directory / "plan.json", plan.to_json()
+    try:
+        if read_json(path) == value:
+            return
+    except StoreError:
+        pass
+    write_json(path, value)
+
+
+def _execution_order(cells: list[Cell]) -> list[Cell]:
+    """Put cells that share a classifier, then an attack, beside each other, so that each is in memory once."""
+    first_seen: dict[str, int] = {}
+    for cell in cells:
+        for key in (cell.model.key, cell.attack.key if cell.attack else ""):
+            first_seen.setdefault(key, len(first_seen))
+    return sorted(
+        cells,
+        key=lambda cell: (
+            first_seen[cell.model.key],
+            cell.attack is not None,
+            first_seen[cell.attack.key if cell.attack else ""],
+        ),
+    )
+
+
+def _compute(
+    cells: list[Cell],
+    plan: Plan,
+    loaded: LoadedSuite,
+    options: RunOptions,
+    directory: Path,
+    journal: Journal,
+    progress: Progress,
+) -> None:
+    import torch
+
+    from autoshield_bench.engine.data import Data
+    from autoshield_bench.engine.environment import record_environment
+    from autoshield_bench.engine.scoring import Scorer
+    from autoshield_bench.engine.stages import Workshop
+
+    batch_size = options.batch_size or BATCH_SIZES[plan.device]
+    with _numeric_settings(options.threads):
+        env = record_environment(directory, plan.device, torch.get_num_threads(), batch_size)
+        dataset = loaded.registry.make(plan.dataset.plugin, plan.suite.dataset.params)
+        data = Data(dataset, plan.data_dir)
+        workshop = Workshop(
+            registry=loaded.registry,
+            store=ArtifactStore(options.cache_dir or places.cache_dir()),
+            data=data,
+            device=plan.device,
+            batch_size=batch_size,
+            journal=journal,
+            progress=progress,
+            force=options.force,
+        )
+        scorer = Scorer(workshop, max(cell.images for cell in plan.cells))
+        journal.event("run", suite=plan.suite.name, cells=len(cells), device=plan.device, env=env)
+        for cell in cells:
+            began = time.perf_counter()
+            record = _record(cell, scorer, directory, env)
+            seconds = time.perf_counter() - began
+            write_record(directory, record)
+            journal.event("done", cell=str(cell.id), status=record.status, seconds=round(seconds, 4))
+            progress.cell(record, seconds)
+
+
+def _record(cell: Cell, scorer: Scorer, directory: Path, env: str) -> CellRecord:
+    """Score one cell; whatever a plugin raises becomes a failed record, so that the other cells go on."""
+    from autoshield_bench.engine.stages import describe_failure
+
+    shared: dict[str, Any] = {"key": cell.key, "score_key": cell.score_key, "cell": cell.id, "env": env}
+    try:
+        with global_seed("cell", cell.key):
+            score = scorer.score(cell)
+    except (StoreError, DataError):
+        raise
+    except (Exception, SystemExit) as error:
+        return CellRecord(status="failed", error=describe_failure(error), facts=_facts(cell), **shared)
+    _write_samples(directory, cell.key, score)
+    return CellRecord(
+        status="ok",
+        outcomes=score.outcomes,
+        strong=bool(cell.attack and cell.attack.spec.strong),
+        metrics=score.metrics,
+        passes=score.passes,
+        facts=_facts(cell),
+        **shared,
+    )
+
+
+def _facts(cell: Cell) -> dict[str, Any]:
+    """Return the provenance of a cell: who took part, with which parameters, through which gradients."""
+    facts: dict[str, Any] = {
+        "model": {
+            "identity": cell.model.use.identity,
+            "key": cell.model.key,
+            "trained_here": cell.model.trained_by_harness,
+        },
+        "defense": [
+            {
+                "component": stage.component,
+                "identity": stage.use.identity,
+                "key": stage.key,
+                "differentiable": stage.spec.differentiable,
+                "stochastic": stage.spec.stochastic,
+            }
+            for stage in cell.stages
+        ],
+        "trained_on": sorted({stage.spec.trained_on for stage in cell.stages} - {"nothing"}),
+        "subset": {"images": cell.images, "rule": "stratified prefix of one fixed order"},
+        "metrics": {use.label: use.identity for use in cell.metrics},
+    }
+    if cell.attack is not None:
+        seen = () if cell.attack.access == "gray-box" else cell.stages
+        facts["attack"] = {
+            "identity": cell.attack.use.identity,
+            "key": cell.attack.key,
+            "gradient_path": ["exact" if stage.spec.differentiable else "bpda" for stage in seen],
+            "eot": cell.attack.eot,
+        }
+    return facts
+
+
+def _write_samples(directory: Path, key: str, score: Score) -> None:
+    from safetensors.torch import save
+
+    plain = {name: tensor.contiguous() for name, tensor in score.samples.items()}
+    write_bytes(directory / samples_path(key), save(plain))
+
+
+@contextmanager
+def _numeric_settings(threads: int | None) -> Iterator[None]:
+    """Ask torch for deterministic algorithms and a thread count, and give back what was set before."""
+    import torch
+
+    # cuBLAS is deterministic only with this set before its first call.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+        torch.get_num_threads(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = before[2]
+        torch.set_num_threads(before[3])

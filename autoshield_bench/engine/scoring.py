@@ -1,0 +1,204 @@
+"""The score stage: what the clean float32 pipeline makes of a cell's images, and every metric taken on that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoshield_bench.contracts import MetricValues, PairMetric, PredictionMetric
+from autoshield_bench.engine.guard import check_images, check_logits, check_values
+from autoshield_bench.engine.pipeline import PassCounter, Pipeline
+from autoshield_bench.engine.stages import Passes, Workshop
+from autoshield_bench.errors import Unavailable
+from autoshield_bench.plan import Cell, Use, metric_spec
+from autoshield_bench.results import MetricResult, Outcomes
+from autoshield_bench.seeding import ImageRandom, derive_seed
+
+CHUNK = 500
+"""Images handed to a metric at once."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What scoring a cell came to."""
+
+    outcomes: Outcomes
+    metrics: Mapping[str, MetricResult]
+    passes: Mapping[str, Passes]
+    samples: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a pipeline made of the images at ``indices``."""
+
+    indices: Tensor
+    logits: Tensor
+    purified: Tensor | None
+    """None where the defense does not transform images."""
+
+
+class Scorer:
+    """Scores cells. Keeps what several cells share: predictions on clean images, metrics of gray-box examples."""
+
+    def __init__(self, workshop: Workshop, clean_images: int) -> None:
+        self._workshop = workshop
+        self._clean_images = clean_images
+        self._clean: dict[tuple[str, ...], _Seen] = {}
+        self._pairs: dict[tuple[str, str], tuple[Tensor, Tensor, Tensor]] = {}
+        self._ready: dict[str, str | None] = {}
+
+    def score(self, cell: Cell) -> Score:
+        """Score one cell: craft or fetch its images, classify them, take the metrics."""
+        workshop = self._workshop
+        counter = PassCounter()
+        pipeline = Pipeline(workshop.classifier(cell), workshop.stages(cell), counter)
+        subset = workshop.data.test_subset(cell.images)
+        attack_passes: Passes = {}
+        clean = self._on_clean(cell, pipeline)
+        rows = torch.searchsorted(clean.indices, subset)
+        if cell.attack is None:
+            images, seen = None, clean
+        else:
+            images, attack_passes = workshop.adversarial(cell, cell.attack)
+            seen = self._classify(cell, pipeline, subset, images)
+        labels = workshop.data.test_labels[subset]
+        predictions = seen.logits.argmax(1)
+        correct = predictions == labels
+        samples: dict[str, Tensor] = {
+            "index": subset,
+            "label": labels,
+            "clean_prediction": clean.logits[rows].argmax(1),
+            "prediction": predictions,
+            "correct": correct,
+        }
+        metrics = {
+            use.label: self._metric(cell, use, clean.logits[rows], seen, images, samples) for use in cell.metrics
+        }
+        outcomes = Outcomes.from_indices(workshop.data.info.test_size, subset.tolist(), subset[correct].tolist())
+        return Score(outcomes, metrics, {"attack": attack_passes, "score": counter.to_json()}, samples)
+
+    # -- predictions ---------------------------------------------------------------------------------------------
+
+    def _on_clean(self, cell: Cell, pipeline: Pipeline) -> _Seen:
+        key = (cell.model.key, *(stage.key for stage in cell.stages))
+        if key not in self._clean:
+            subset = self._workshop.data.test_subset(self._clean_images)
+            self._clean[key] = self._classify(cell, pipeline, subset, None)
+        return self._clean[key]
+
+    def _classify(self, cell: Cell, pipeline: Pipeline, subset: Tensor, images: Tensor | None) -> _Seen:
+        workshop = self._workshop
+        logits, purified = [], []
+        # Draws of its own, which no attack has seen; one fresh draw per image where a stage is stochastic.
+        purpose = ("score", cell.key) if images is not None else ("score", "clean")
+        for part in torch.split(torch.arange(len(subset)), workshop.batch_size):
+            indices = subset[part]
+            batch = (workshop.data.test_images(indices) if images is None else images[part]).to(workshop.device)
+            rng = ImageRandom(derive_seed(*purpose, cell.id.seed), indices.tolist())
+            with torch.no_grad():
+                output = pipeline(batch, rng)
+            who = f"defense {cell.id.defense!r}"
+            logits.append(check_logits(output.logits, len(batch), workshop.data.info.classes, who).cpu())
+            if pipeline.stages:
+                purified.append(check_images(output.purified, batch, who).cpu())
+        return _Seen(subset, torch.cat(logits), torch.cat(purified) if purified else None)
+
+    # -- metrics -------------------------------------------------------------------------------------------------
+
+    def _metric(
+        self, cell: Cell, use: Use, clean_logits: Tensor, seen: _Seen, images: Tensor | None, samples: dict[str, Tensor]
+    ) -> MetricResult:
+        spec = metric_spec(use)
+        metric: PairMetric | PredictionMetric = self._workshop.registry.make(use.plugin, use.params)
+        header: dict[str, Any] = {"direction": spec.direction, "unit": spec.unit, "notes": metric.notes()}
+        reason = self._unavailable(use, metric)
+        pairs: dict[str, dict[str, Any]] = {}
+        try:
+            if reason is not None:
+                raise Unavailable(reason)
+            for name, (rows, values, defined) in self._values(cell, use, metric, clean_logits, seen, images).items():
+                pairs[name] = {
+                    "value": metric.aggregate(values[defined].tolist(), int((~defined).sum())),
+                    "n": len(rows),
+                    "undefined": int((~defined).sum()),
+                }
+                placed = torch.full((len(seen.indices),), torch.nan)
+                placed[rows] = torch.where(defined, values.float(), torch.nan)
+                samples[f"{use.label}/{name}"] = placed
+        except Unavailable as error:
+            return MetricResult(pairs={}, unavailable=str(error), **header)
+        return MetricResult(pairs=pairs, **header)
+
+    def _unavailable(self, use: Use, metric: PairMetric | PredictionMetric) -> str | None:
+        if use.label not in self._ready:
+            try:
+                metric.prepare()
+                self._ready[use.label] = None
+            except Unavailable as error:
+                self._ready[use.label] = str(error)
+                self._workshop.progress.warn(f"metric {use.label!r} is unavailable: {error}")
+        return self._ready[use.label]
+
+    def _values(
+        self,
+        cell: Cell,
+        use: Use,
+        metric: PairMetric | PredictionMetric,
+        clean_logits: Tensor,
+        seen: _Seen,
+        images: Tensor | None,
+    ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """Return (rows of the cell's subset, values, defined) by what the metric looked at."""
+        data = self._workshop.data
+        who = f"metric {use.label!r} of {use.plugin.distribution}"
+        rows = self._metric_rows(seen.indices, metric.images)
+        found: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        if isinstance(metric, PredictionMetric):
+            labels = data.test_labels[seen.indices[rows]]
+            values = check_values(metric.per_image(labels, clean_logits[rows], seen.logits[rows]), len(rows), who)
+            found["predictions"] = (rows, values.values, _defined(values))
+            return found
+        if images is not None and cell.attack is not None:
+            found["clean-adversarial"] = self._shared_pair(
+                cell.attack.key, use, metric, seen.indices, rows, images, who
+            )
+        if seen.purified is not None:
+            found["clean-purified"] = self._pair(metric, seen.indices, rows, seen.purified, who)
+        return found
+
+    def _shared_pair(
+        self, attack_key: str, use: Use, metric: PairMetric, indices: Tensor, rows: Tensor, images: Tensor, who: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        # Gray-box examples are scored against every defense, and the pair (clean, adversarial) is the same each time.
+        key = (attack_key, use.label)
+        if key not in self._pairs:
+            self._pairs[key] = self._pair(metric, indices, rows, images, who)
+        return self._pairs[key]
+
+    def _pair(
+        self, metric: PairMetric, indices: Tensor, rows: Tensor, others: Tensor, who: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        values, defined = [], []
+        for part in torch.split(rows, CHUNK):
+            reference = self._workshop.data.test_images(indices[part])
+            checked = check_values(metric.per_image(reference, others[part].clone()), len(part), who)
+            values.append(checked.values)
+            defined.append(_defined(checked))
+        return rows, torch.cat(values), torch.cat(defined)
+
+    def _metric_rows(self, indices: Tensor, images: int | None) -> Tensor:
+        """Return the rows of a subset that a metric looks at: all, or the first in the fixed stratified order."""
+        if images is None or images >= len(indices):
+            return torch.arange(len(indices))
+        order = self._workshop.data.test_order
+        chosen = order[torch.isin(order, indices)][:images].sort().values
+        return torch.searchsorted(indices, chosen)
+
+
+def _defined(values: MetricValues) -> Tensor:
+    return values.defined if values.defined is not None else torch.ones(len(values.values), dtype=torch.bool)

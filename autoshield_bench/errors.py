@@ -1,0 +1,83 @@
+"""Expected errors: each is shown as one line without a traceback, and each class fixes an exit code.
+
+Anything that is not an ``AubenchError`` is a bug in the harness and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AubenchError(Exception):
+    """An expected error: what is wrong, where (file and key) and what to do, in one line."""
+
+    exit_code = 1
+
+
+class SuiteError(AubenchError):
+    """A bad suite, parameter or usage: nothing ran. Holds every problem found, one line each."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class UsageError(AubenchError):
+    """The command line asks for something that does not exist or does not fit together."""
+
+    exit_code = 2
+
+
+class PluginError(AubenchError):
+    """A plugin that is asked for is missing, broken or claimed twice."""
+
+    exit_code = 2
+
+
+class ParameterError(AubenchError, ValueError):
+    """A plugin's parameter has a value that the plugin cannot use. Raised by the plugin's ``__post_init__``."""
+
+    exit_code = 2
+
+    def __init__(self, key: str, message: str) -> None:
+        self.key = key
+        self.message = message
+        super().__init__(f"{key}: {message}")
+
+
+class StoreError(AubenchError):
+    """A file of the store, a result or the environment cannot be read, written or trusted."""
+
+    exit_code = 3
+
+
+class DataError(AubenchError):
+    """A data set or checkpoint cannot be found, fetched or trusted."""
+
+    exit_code = 3
+
+
+class Unavailable(AubenchError):
+    """Something optional cannot be had here, such as the weights of a metric; the message holds the remedy."""
+
+
+class CellError(AubenchError):
+    """A plugin broke a promise while a cell ran: that cell fails with the numbers, the others go on."""
+
+
+class AccessDenied(CellError):
+    """An attack asked its target for something that its access level does not permit."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean "..."?`` for the nearest known word, else a list of what is known, else nothing."""
+    choices = sorted(known)
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    if near:
+        return f'; did you mean "{near[0]}"?'
+    if choices:
+        return f"; known: {', '.join(choices)}"
+    return ""

@@ -1,0 +1,86 @@
+"""The numeric class of a machine: what decides the last bits of a float32 result. Found without importing torch."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Literal
+
+Device = Literal["cpu", "cuda", "mps"]
+
+_X86_LEVELS = ("amx_tile", "avx512_bf16", "avx512f", "avx2", "avx", "sse4_2")
+
+
+def torch_build() -> str:
+    """Return torch's build, such as ``2.13.0+cpu``, read from its version file; empty where torch is missing."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return ""
+    try:
+        text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    found = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)", text, re.MULTILINE)
+    return found.group(1) if found else ""
+
+
+def instruction_set() -> str:
+    """Return the widest vector instructions that the processor's kernels may use, as one word."""
+    machine = platform.machine().lower()
+    flags = _cpu_field("flags").split()
+    level = next((name for name in _X86_LEVELS if name in flags), "")
+    limits = [os.environ[name] for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA") if os.environ.get(name)]
+    return "-".join([machine, *([level] if level else []), *limits])
+
+
+def processor() -> str:
+    """Return the processor's name as it gives it itself."""
+    return _cpu_field("model name") or platform.processor() or platform.machine()
+
+
+@functools.cache
+def resolve_device(wish: str) -> Device:
+    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``mps``; asks torch only where a GPU may be present.
+
+    Raises ValueError where the device is not to be had.
+    """
+    if wish == "cpu":
+        return "cpu"
+    may_have_cuda = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists() or Path("/dev/kfd").exists()
+    may_have_mps = platform.system() == "Darwin" and platform.machine() == "arm64"
+    if wish == "auto" and not may_have_cuda and not may_have_mps:
+        return "cpu"
+    import torch
+
+    available: dict[str, bool] = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wish == "auto":
+        return "cuda" if available["cuda"] else "mps" if available["mps"] else "cpu"
+    if not available.get(wish, False):
+        raise ValueError(f"{wish} is not available on this machine")
+    return "cuda" if wish == "cuda" else "mps"
+
+
+def numeric_class(device: Device) -> str:
+    """Return device kind, instruction set and torch build as one line; part of every key."""
+    if device == "cpu":
+        return f"cpu/{instruction_set()}/{torch_build()}"
+    if device == "cuda":
+        import torch
+
+        major, minor = torch.cuda.get_device_capability()
+        return f"cuda/sm{major}{minor}/{torch_build()}"
+    return f"mps/{platform.machine()}/{torch_build()}"
+
+
+@functools.cache
+def _cpu_field(name: str) -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    found = re.search(rf"^{re.escape(name)}\s*:\s*(.*)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else ""

@@ -1,0 +1,447 @@
+"""Suite -> Plan of Cells, each with the keys of everything that could change its outcome. Computes nothing.
+
+Keys are SHA-256 over canonical JSON, in a chain: data -> train -> fit -> attack -> cell -> score. A gray-box attack
+sees the bare classifier alone, so its key holds no defense and one artifact serves all of them. Not in a key: paths,
+thread count and evaluation batch size, which change nothing but the order of floating-point sums.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, cast
+
+from autoshield_bench.contracts import (
+    ACCESS_LEVELS,
+    CONTRACT,
+    Access,
+    AttackSpec,
+    Chain,
+    Dataset,
+    DefenseSpec,
+    Kind,
+    MetricSpec,
+    ModelSpec,
+    StageRequest,
+    ThreatModel,
+)
+from autoshield_bench.errors import DataError, PluginError, SuiteError, did_you_mean
+from autoshield_bench.numeric import Device, numeric_class
+from autoshield_bench.registry import Plugin, Registry
+from autoshield_bench.results import PLAN_SCHEMA, CellId
+from autoshield_bench.shipped import shipped_suites
+from autoshield_bench.source import harness_hash
+from autoshield_bench.store import content_key, file_sha256
+from autoshield_bench.suite import NamedPlugin, Problem, Suite, SuiteDocument
+from autoshield_bench.version import __version__
+
+LONGEST_CHAIN = 16
+"""Stages of a chain at most, chains within chains counted."""
+
+
+@dataclass(frozen=True)
+class LoadedSuite:
+    """A suite whose every name and parameter was checked against the plugins of this environment."""
+
+    suite: Suite
+    registry: Registry = field(repr=False)
+    folder: Path
+    """Where relative checkpoint paths start."""
+
+
+def load_suite(source: str | Path, *, plugins: Sequence[object] = ()) -> LoadedSuite:
+    """Read a suite file, or a shipped suite by name, and check it whole.
+
+    ``plugins`` are manifests (modules or objects with hooks) to use beside the installed ones. Raises SuiteError with
+    every problem at once, one line each.
+    """
+    path = find_suite(source)
+    return check_suite(SuiteDocument.read(path), Registry.discover(plugins), path.parent)
+
+
+def find_suite(source: str | Path) -> Path:
+    """Return the file of a suite named by path or by shipped name. Raises SuiteError naming what there is."""
+    path = Path(source)
+    if path.suffix == ".toml" or path.exists():
+        if not path.exists() and path.name == str(source) and path.stem in shipped_suites():
+            return shipped_suites()[path.stem]
+        return path
+    known = shipped_suites()
+    if str(source) in known:
+        return known[str(source)]
+    raise SuiteError([f"{source}: no such file, and no shipped suite of that name{did_you_mean(str(source), known)}"])
+
+
+def check_suite(document: SuiteDocument, registry: Registry, folder: Path) -> LoadedSuite:
+    """Check structure, plugin names, parameters and norms together. Raises SuiteError with every problem."""
+    problems = [*document.problems(), *_PluginCheck(document, registry).problems()]
+    document.raise_for(problems)
+    return LoadedSuite(document.suite(), registry, folder)
+
+
+class _PluginCheck:
+    """Looks up every ``use`` of a document, as far as its structure allows."""
+
+    def __init__(self, document: SuiteDocument, registry: Registry) -> None:
+        self._document = document
+        self._registry = registry
+        self._found: list[Problem] = []
+
+    def problems(self) -> list[Problem]:
+        """Return what is wrong with names and parameters."""
+        for named in self._document.plugins():
+            self._check(named)
+        return self._found
+
+    def _check(self, named: NamedPlugin) -> None:
+        kind, path = named.kind, named.path
+        try:
+            plugin = self._registry.find(kind, named.use)
+        except PluginError as error:
+            self._found.append(Problem((*path, "use"), str(error)))
+            return
+        entry = self._document.at(path)
+        params = dict(named.params)
+        if kind == "defense" and isinstance(entry.get("stages"), list):
+            params["stages"] = entry["stages"]
+        wrong = self._registry.check_params(plugin, params)
+        for key, message in wrong:
+            self._found.append(Problem((*path, "params", key) if key in named.params else path, message))
+        if kind == "defense" and not wrong:
+            try:
+                flatten(self._registry, plugin, params)
+            except PluginError as error:
+                self._found.append(Problem(path, str(error)))
+        if kind == "attack":
+            self._check_norms(cast("AttackSpec", plugin.spec), path, entry)
+
+    def _check_norms(self, spec: AttackSpec, path: tuple[str | int, ...], entry: Mapping[str, Any]) -> None:
+        threats = self._document.data.get("threats")
+        asked = (
+            {threat.get("norm") for threat in threats if isinstance(threat, dict)}
+            if isinstance(threats, list)
+            else set()
+        )
+        if isinstance(entry.get("norms"), list):
+            asked &= {norm for norm in entry["norms"] if isinstance(norm, str)}
+        for norm in sorted(norm for norm in asked if isinstance(norm, str) and norm not in spec.norms):
+            able = ", ".join(spec.norms)
+            self._found.append(
+                Problem(
+                    path,
+                    f"attack {spec.name!r} cannot search {norm} balls (it searches {able}); "
+                    f'add norms = ["{spec.norms[0]}"] to this attack or drop the threat',
+                )
+            )
+
+
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Use:
+    """One plugin with its parameters, every default filled in."""
+
+    label: str
+    plugin: Plugin
+    params: Mapping[str, Any]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it goes into keys."""
+        return self.plugin.identity(self.params)
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """A classifier for one training seed."""
+
+    use: Use
+    seed: int
+    key: str
+    checkpoint: Path | None
+
+    @property
+    def trained_by_harness(self) -> bool:
+        """Whether the harness trains it, rather than taking weights that came from elsewhere."""
+        return self.checkpoint is None and not cast("ModelSpec", self.use.plugin.spec).trained
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage of a defense, for one training seed."""
+
+    use: Use
+    key: str
+    component: str
+    """Name under which passes are counted: position and plugin name."""
+
+    @property
+    def spec(self) -> DefenseSpec:
+        """Its declarations."""
+        return cast("DefenseSpec", self.use.plugin.spec)
+
+
+@dataclass(frozen=True)
+class AttackPlan:
+    """One attack at one access level within one ball."""
+
+    use: Use
+    access: Access
+    threat: ThreatModel
+    eot: int
+    key: str
+
+    @property
+    def spec(self) -> AttackSpec:
+        """Its declarations."""
+        return cast("AttackSpec", self.use.plugin.spec)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the leaderboard and everything that leads to it."""
+
+    id: CellId
+    key: str
+    score_key: str
+    model: ModelPlan
+    stages: tuple[StagePlan, ...]
+    attack: AttackPlan | None
+    images: int
+    """Size of the subset of test images that it evaluates."""
+    metrics: tuple[Use, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a suite, in the order in which tables show them."""
+
+    suite: Suite
+    dataset: Use
+    data_dir: Path
+    device: Device
+    numeric_class: str
+    cells: tuple[Cell, ...]
+
+    def matching(self, pattern: str | None) -> tuple[Cell, ...]:
+        """Return the cells whose id matches a shell pattern; all of them for None."""
+        return tuple(cell for cell in self.cells if pattern is None or fnmatchcase(str(cell.id), pattern))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``plan.json`` holds: the resolved suite, its plugins and its cells."""
+        used: dict[str, dict[str, Any]] = {}
+        for use in [self.dataset, *(use for cell in self.cells for use in _uses(cell))]:
+            identity = use.identity
+            name = f"{identity.pop('kind')}:{identity.pop('distribution')}/{identity.pop('name')}"
+            identity.pop("params")
+            used[name] = identity
+        return {
+            "schema": PLAN_SCHEMA,
+            "suite": self.suite.to_json(),
+            "harness": {"version": __version__, "contract": CONTRACT, "source": harness_hash()},
+            "numeric_class": self.numeric_class,
+            "plugins": used,
+            "cells": [{"key": cell.key, "cell": cell.id.__dict__} for cell in self.cells],
+        }
+
+
+def _uses(cell: Cell) -> list[Use]:
+    attack = [cell.attack.use] if cell.attack else []
+    return [cell.model.use, *(stage.use for stage in cell.stages), *attack, *cell.metrics]
+
+
+def flatten(
+    registry: Registry, plugin: Plugin, params: Mapping[str, Any], depth: int = 0
+) -> list[tuple[Plugin, dict[str, Any]]]:
+    """Return a defense as its stages, chains within chains opened up. Raises PluginError where that cannot be."""
+    if depth > LONGEST_CHAIN:
+        raise PluginError(f"defense {plugin.name!r}: chains are nested deeper than {LONGEST_CHAIN}")
+    if not issubclass(registry.load(plugin), Chain):
+        return [(plugin, registry.filled_params(plugin, params))]
+    made = registry.make(plugin, params)
+    stages: list[tuple[Plugin, dict[str, Any]]] = []
+    for request in made.sequence():
+        if not isinstance(request, StageRequest):
+            raise PluginError(f"defense {plugin.name!r}: its sequence holds {type(request).__name__}, not StageRequest")
+        inner = registry.find("defense", request.use)
+        wrong = registry.check_params(inner, request.params)
+        if wrong:
+            raise PluginError(f"stage {request.use!r}: " + "; ".join(message for _key, message in wrong))
+        stages += flatten(registry, inner, request.params, depth + 1)
+        if len(stages) > LONGEST_CHAIN:
+            raise PluginError(f"defense {plugin.name!r}: more than {LONGEST_CHAIN} stages")
+    return stages
+
+
+def make_plan(loaded: LoadedSuite, *, data_dir: Path, device: Device, limit: int | None = None) -> Plan:
+    """Lay out the cells of a suite. Makes sure that the data are there, since their content is part of every key.
+
+    Raises DataError where data or a checkpoint are missing.
+    """
+    return _Planner(loaded, data_dir, device, limit).plan()
+
+
+class _Planner:
+    def __init__(self, loaded: LoadedSuite, data_dir: Path, device: Device, limit: int | None) -> None:
+        self._loaded = loaded
+        self._suite = loaded.suite
+        self._registry = loaded.registry
+        self._data_dir = data_dir
+        self._device = device
+        self._numeric = numeric_class(device)
+        self._limit = limit
+        self._base = {
+            "harness": harness_hash(),
+            "harness_version": __version__,
+            "contract": CONTRACT,
+            "numeric": self._numeric,
+            "precision": "float32",
+        }
+
+    def plan(self) -> Plan:
+        suite = self._suite
+        dataset_use = self._use("dataset", suite.dataset.use, suite.dataset.use, suite.dataset.params)
+        dataset: Dataset = self._registry.make(dataset_use.plugin, suite.dataset.params)
+        dataset.fetch(self._data_dir)
+        self._test_size = min(dataset.info().test_size, self._limit or dataset.info().test_size)
+        self._data_key = self._key(
+            "data", identity=dataset_use.identity, fingerprint=dataset.fingerprint(self._data_dir)
+        )
+        metrics = tuple(
+            self._use("metric", entry.use, entry.label or entry.use, entry.params) for entry in suite.metrics
+        )
+        cells = [
+            cell
+            for model in suite.models
+            for defense in suite.defenses
+            for seed in suite.seeds
+            for cell in self._cells_of(dataset_use.label, model, defense, seed, metrics)
+        ]
+        return Plan(suite, dataset_use, self._data_dir, self._device, self._numeric, tuple(cells))
+
+    def _use(self, kind: Kind, use: str, label: str, params: Mapping[str, Any]) -> Use:
+        plugin = self._registry.find(kind, use)
+        return Use(label, plugin, self._registry.filled_params(plugin, params))
+
+    def _key(self, stage: str, **parts: Any) -> str:
+        return content_key({"stage": stage, **self._base, **parts})
+
+    def _cells_of(self, dataset: str, model: Any, defense: Any, seed: int, metrics: tuple[Use, ...]) -> list[Cell]:
+        model_plan = self._model(model, seed)
+        stages = self._stages(defense, model_plan, seed)
+        where = CellId(dataset=dataset, model=model.label, defense=defense.label, seed=seed)
+        cells = [self._cell(where, model_plan, stages, None, self._test_size, metrics)]
+        for threat in self._threats():
+            for access in ACCESS_LEVELS:
+                for entry in self._suite.attacks:
+                    if access not in entry.access or (entry.norms and threat.norm not in entry.norms):
+                        continue
+                    images = min(entry.images or self._test_size, self._test_size)
+                    attack = self._attack(entry, access, threat, model_plan, stages, images, seed)
+                    here = replace(where, attack=entry.label, access=access, norm=threat.norm, eps=threat.eps)
+                    cells.append(self._cell(here, model_plan, stages, attack, images, metrics))
+        return cells
+
+    def _threats(self) -> list[ThreatModel]:
+        return [ThreatModel(norm=entry.norm, eps=eps) for entry in self._suite.threats for eps in entry.eps]
+
+    @functools.cache  # noqa: B019 - lives as long as the planner
+    def _checkpoint(self, name: str) -> tuple[Path, str]:
+        path = self._loaded.folder / name
+        if path.suffix != ".safetensors":
+            raise DataError(f"{path}: a checkpoint is a .safetensors file; convert it with safetensors.torch.save_file")
+        if not path.is_file():
+            raise DataError(f"{path}: no such checkpoint; `checkpoint` is relative to the suite file")
+        return path, file_sha256(path)
+
+    def _model(self, entry: Any, seed: int) -> ModelPlan:
+        use = self._use("model", entry.use, entry.label, entry.params)
+        path, digest = self._checkpoint(entry.checkpoint) if entry.checkpoint else (None, "")
+        trained_elsewhere = bool(digest) or cast("ModelSpec", use.plugin.spec).trained
+        weights = digest or self._registry.make(use.plugin, entry.params).fingerprint()
+        key = self._key(
+            "train",
+            data=self._data_key,
+            identity=use.identity,
+            weights=weights,
+            # Weights that came from elsewhere are the same for every seed, and so is their key.
+            seed=None if trained_elsewhere else seed,
+        )
+        return ModelPlan(use, seed, key, path)
+
+    def _stages(self, entry: Any, model: ModelPlan, seed: int) -> tuple[StagePlan, ...]:
+        params = (
+            {**entry.params, "stages": [stage.to_json() for stage in entry.stages]} if entry.stages else entry.params
+        )
+        plans: list[StagePlan] = []
+        opened = flatten(self._registry, self._registry.find("defense", entry.use), params)
+        for position, (plugin, filled) in enumerate(opened, start=1):
+            use = Use(plugin.name, plugin, filled)
+            key = self._key(
+                "fit",
+                data=self._data_key,
+                identity=use.identity,
+                upstream=[plan.key for plan in plans],
+                classifier=model.key if cast("DefenseSpec", plugin.spec).needs_classifier else None,
+                seed=seed,
+            )
+            plans.append(StagePlan(use, key, f"{position}:{plugin.name}"))
+        return tuple(plans)
+
+    def _attack(
+        self,
+        entry: Any,
+        access: Access,
+        threat: ThreatModel,
+        model: ModelPlan,
+        stages: tuple[StagePlan, ...],
+        images: int,
+        seed: int,
+    ) -> AttackPlan:
+        use = self._use("attack", entry.use, entry.label, entry.params)
+        seen = () if access == "gray-box" else stages
+        stochastic = any(stage.spec.stochastic for stage in seen)
+        eot = entry.eot if stochastic else 1
+        key = self._key(
+            "attack",
+            identity=use.identity,
+            classifier=model.key,
+            stages=[stage.key for stage in seen],
+            path=["exact" if stage.spec.differentiable else "bpda" for stage in seen],
+            eot=eot,
+            access=access,
+            norm=threat.norm,
+            eps=threat.eps,
+            images=images,
+            seed=seed,
+        )
+        return AttackPlan(use, access, threat, eot, key)
+
+    def _cell(
+        self,
+        where: CellId,
+        model: ModelPlan,
+        stages: tuple[StagePlan, ...],
+        attack: AttackPlan | None,
+        images: int,
+        metrics: tuple[Use, ...],
+    ) -> Cell:
+        key = self._key(
+            "score",
+            attack=attack.key if attack else None,
+            classifier=model.key,
+            stages=[stage.key for stage in stages],
+            images=images,
+            where=where.__dict__,
+        )
+        score_key = content_key({"cell": key, "metrics": [[use.label, use.identity] for use in metrics]})
+        return Cell(where, key, score_key, model, stages, attack, images, metrics)
+
+
+def metric_spec(use: Use) -> MetricSpec:
+    """Return the declarations of a metric."""
+    return cast("MetricSpec", use.plugin.spec)

@@ -1,0 +1,412 @@
+"""Guarded discovery: every plugin comes through one entry-point group, and a broken one is named, not fatal.
+
+A plugin that fails to import, yields rubbish, claims a newer contract or a taken name becomes a ``Problem`` with its
+distribution; it turns into an error only when a suite asks for what it would have provided.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import json
+import math
+import os
+import re
+import sys
+import time
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import Any, Literal, cast
+
+import pluggy
+
+from autoshield_bench import contracts, hookspecs, source
+from autoshield_bench.contracts import CONTRACT, Kind, Spec
+from autoshield_bench.errors import ParameterError, PluginError, did_you_mean
+
+HOME = "autoshield-bench"
+"""The distribution whose plugins are called built-in."""
+
+DISABLE = "AUBENCH_DISABLE_PLUGINS"
+"""Environment variable: any value but empty and 0 turns third-party plugins off."""
+
+Origin = Literal["built-in", "installed", "editable", "in-process"]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_SPECS: dict[Kind, type[Spec]] = {
+    "attack": contracts.AttackSpec,
+    "defense": contracts.DefenseSpec,
+    "metric": contracts.MetricSpec,
+    "dataset": contracts.DatasetSpec,
+    "model": contracts.ModelSpec,
+}
+_BASES: dict[Kind, tuple[type, ...]] = {
+    "attack": (contracts.Attack,),
+    "defense": (contracts.Defense, contracts.Chain),
+    "metric": (contracts.PredictionMetric, contracts.PairMetric),
+    "dataset": (contracts.Dataset,),
+    "model": (contracts.Model,),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """One spec and where it came from."""
+
+    spec: Spec
+    distribution: str
+    distribution_version: str
+    origin: Origin
+    _source: typing.Callable[[], str] = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def kind(self) -> Kind:
+        """Kind of the plugin."""
+        return self.spec.kind
+
+    @property
+    def name(self) -> str:
+        """Name that suites use."""
+        return self.spec.name
+
+    def identity(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what goes into a key: who made it, which version, the hash of its source, every parameter."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "distribution": self.distribution,
+            "distribution_version": self.distribution_version,
+            "version": self.spec.version,
+            "source": self._source(),
+            "params": dict(params),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A plugin that could not be taken in, whole or in part."""
+
+    distribution: str
+    entry_point: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"plugin {self.entry_point!r} of {self.distribution}: {self.message}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Provider:
+    """One entry point, before it is loaded."""
+
+    distribution: str
+    version: str
+    entry_point: str
+    origin: Origin
+    load: typing.Callable[[], object]
+    hash_source: typing.Callable[[object], str]
+
+
+class Registry:
+    """The plugins of this environment."""
+
+    def __init__(self, plugins: Sequence[Plugin], problems: Sequence[Problem], timings: Mapping[str, float]) -> None:
+        self.plugins = tuple(plugins)
+        self.problems = (*problems, *_clashes(plugins))
+        self.timings = dict(timings)
+        """Seconds each entry point took to load, by ``distribution:entry-point``."""
+
+    @classmethod
+    def discover(cls, extra: Sequence[object] = ()) -> Registry:
+        """Load every entry point of the group, then ``extra`` manifests (modules or objects with hooks)."""
+        plugins: list[Plugin] = []
+        problems: list[Problem] = []
+        timings: dict[str, float] = {}
+        manager = pluggy.PluginManager(hookspecs.PROJECT)
+        manager.add_hookspecs(hookspecs)
+        for provider in (*_installed(), *_given(extra)):
+            began = time.perf_counter()
+            try:
+                with contextlib.redirect_stdout(sys.stderr):
+                    plugins.extend(_specs_of(provider, manager, problems))
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a plugin may raise anything, SystemExit included
+                problems.append(Problem(provider.distribution, provider.entry_point, _describe(error)))
+            timings[f"{provider.distribution}:{provider.entry_point}"] = time.perf_counter() - began
+        return cls(plugins, problems, timings)
+
+    def of_kind(self, kind: Kind) -> tuple[Plugin, ...]:
+        """Return the plugins of one kind, in order of their names."""
+        return tuple(sorted((p for p in self.plugins if p.kind == kind), key=lambda p: (p.name, p.distribution)))
+
+    def find(self, kind: Kind, use: str) -> Plugin:
+        """Return the plugin that a suite calls ``use``: a name, or ``distribution/name``.
+
+        Raises PluginError where there is none or more than one; the message holds the load failures there were.
+        """
+        distribution, _, name = use.rpartition("/")
+        found = [
+            plugin
+            for plugin in self.of_kind(kind)
+            if plugin.name == name and (not distribution or _normal(plugin.distribution) == _normal(distribution))
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            claims = " and ".join(f"{plugin.distribution}/{plugin.name}" for plugin in found)
+            raise PluginError(f"{kind} {use!r} is claimed by more than one distribution; write {claims}")
+        hint = did_you_mean(name, {plugin.name for plugin in self.of_kind(kind)})
+        broken = "".join(f" ({problem})" for problem in self.problems if not problem.message.startswith("claims "))
+        raise PluginError(f"there is no {kind} {use!r}{hint}{broken}")
+
+    def load(self, plugin: Plugin) -> type:
+        """Import a plugin's factory. Raises PluginError naming the plugin where that fails."""
+        return _load_factory(
+            plugin.spec.factory, plugin.kind, f"{plugin.kind} {plugin.name!r} of {plugin.distribution}"
+        )
+
+    def check_params(self, plugin: Plugin, params: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Return what is wrong with a plugin's parameters as (key, message); empty where all is well."""
+        try:
+            hints = _parameter_types(self.load(plugin))
+        except PluginError as error:
+            return [("", str(error))]
+        wrong = []
+        for key, value in params.items():
+            if key not in hints:
+                hint = did_you_mean(key, hints)
+                wrong.append((key, f"{plugin.kind} {plugin.name!r} has no parameter {key!r}{hint}"))
+                continue
+            message = _type_problem(hints[key], value)
+            if message:
+                wrong.append((key, f"{plugin.kind} {plugin.name!r}: {message}"))
+        missing = [
+            field.name
+            for field in dataclasses.fields(self.load(plugin))
+            if field.init
+            and field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+            and field.name not in params
+        ]
+        wrong += [(key, f"{plugin.kind} {plugin.name!r} needs the parameter {key!r}") for key in missing]
+        if not wrong:
+            try:
+                self.make(plugin, params)
+            except ParameterError as error:
+                wrong.append((error.key, f"{plugin.kind} {plugin.name!r}: {error.message}"))
+            except PluginError as error:
+                wrong.append(("", str(error)))
+        return wrong
+
+    def make(self, plugin: Plugin, params: Mapping[str, Any]) -> Any:
+        """Return an instance of the plugin with these parameters. Raises ParameterError or PluginError."""
+        factory = self.load(plugin)
+        hints = _parameter_types(factory)
+        try:
+            return factory(**{key: _converted(hints[key], value) for key, value in params.items()})
+        except ParameterError:
+            raise
+        except Exception as error:
+            raise PluginError(f"{plugin.kind} {plugin.name!r} of {plugin.distribution}: {_describe(error)}") from error
+
+    def filled_params(self, plugin: Plugin, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters as JSON values with every default filled in."""
+        from pydantic_core import to_jsonable_python
+
+        instance = self.make(plugin, params)
+        values = {name: getattr(instance, name) for name in _parameter_types(cast("type", type(instance)))}
+        filled: dict[str, Any] = to_jsonable_python(values)
+        return filled
+
+
+def _installed() -> Iterator[Provider]:
+    third_party = os.environ.get(DISABLE, "") in ("", "0")
+    seen: set[tuple[str, str]] = set()
+    for point in metadata.entry_points(group=hookspecs.PROJECT):
+        distribution = point.dist
+        name = distribution.name if distribution else "unknown"
+        # An environment may list one distribution twice (a source tree beside its installed copy): take the first.
+        if (_normal(name), point.name) in seen:
+            continue
+        seen.add((_normal(name), point.name))
+        home = _normal(name) == HOME
+        if not home and not third_party:
+            continue
+        editable = distribution is not None and source.is_editable(distribution)
+        yield Provider(
+            distribution=name,
+            version=distribution.version if distribution else "",
+            entry_point=point.name,
+            origin="built-in" if home else "editable" if editable else "installed",
+            load=point.load,
+            hash_source=functools.partial(_installed_hash, distribution),
+        )
+
+
+def _installed_hash(distribution: metadata.Distribution | None, manifest: object) -> str:
+    file = getattr(manifest, "__file__", None)
+    return source.distribution_hash(distribution, file) if distribution else source.module_hash(file)
+
+
+def _given(extra: Iterable[object]) -> Iterator[Provider]:
+    for manifest in extra:
+        name = getattr(manifest, "__name__", type(manifest).__name__)
+        module = manifest if isinstance(manifest, types.ModuleType) else sys.modules.get(type(manifest).__module__)
+        file = getattr(module, "__file__", None)
+        yield Provider(
+            distribution="in-process",
+            version="",
+            entry_point=name,
+            origin="in-process",
+            load=functools.partial(_itself, manifest),
+            hash_source=functools.partial(_file_hash, file),
+        )
+
+
+def _itself(manifest: object) -> object:
+    return manifest
+
+
+def _file_hash(file: str | None, _manifest: object) -> str:
+    return source.module_hash(file)
+
+
+def _specs_of(provider: Provider, manager: pluggy.PluginManager, problems: list[Problem]) -> list[Plugin]:
+    """Return the sound specs of one provider; what is wrong with the others joins ``problems``."""
+    manifest = provider.load()
+    version = getattr(manifest, "CONTRACT", None)
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise PluginError("its manifest states no CONTRACT = <integer>")
+    if version > CONTRACT:
+        raise PluginError(
+            f"it was written for contract {version}, this harness knows {CONTRACT}; upgrade autoshield-bench"
+        )
+    manager.register(manifest, name=f"{provider.distribution}:{provider.entry_point}")
+    others = [other for other in manager.get_plugins() if other is not manifest]
+    taken: list[Plugin] = []
+    for kind, hook in hookspecs.HOOKS.items():
+        caller = manager.subset_hook_caller(hook, remove_plugins=others)
+        for yielded in caller():
+            for spec in yielded:
+                wrong = _spec_problem(spec, cast("Kind", kind))
+                if wrong:
+                    problems.append(Problem(provider.distribution, provider.entry_point, wrong))
+                    continue
+                if provider.origin == "built-in":
+                    hash_source: typing.Callable[[], str] = functools.partial(source.builtin_hash, kind)
+                else:
+                    hash_source = functools.cache(functools.partial(provider.hash_source, manifest))
+                taken.append(
+                    Plugin(
+                        spec=spec,
+                        distribution=provider.distribution,
+                        distribution_version=provider.version,
+                        origin=provider.origin,
+                        _source=hash_source,
+                    )
+                )
+    return taken
+
+
+def _spec_problem(spec: object, kind: Kind) -> str | None:
+    hook, expected = hookspecs.HOOKS[kind], _SPECS[kind]
+    if not isinstance(spec, expected):
+        return f"{hook} yielded {type(spec).__name__!r} where {expected.__name__} belongs"
+    if not isinstance(spec.name, str) or not _NAME.fullmatch(spec.name):
+        return f"{hook}: name {spec.name!r} is not made of lower-case letters, digits and hyphens"
+    if not isinstance(spec.factory, str) or not _FACTORY.fullmatch(spec.factory):
+        return f"{hook}: {spec.name!r} has factory {spec.factory!r}, which is not of the form 'package.module:Class'"
+    version, summary = cast("tuple[object, object]", (spec.version, spec.summary))
+    if not isinstance(version, int) or not isinstance(summary, str):
+        return f"{hook}: {spec.name!r} must have an integer version and a one-line summary"
+    return None
+
+
+def _clashes(plugins: Sequence[Plugin]) -> list[Problem]:
+    owners: dict[tuple[str, str], list[Plugin]] = {}
+    for plugin in plugins:
+        owners.setdefault((plugin.kind, plugin.name), []).append(plugin)
+    found = []
+    for (kind, name), claims in owners.items():
+        for plugin in claims[1:]:
+            first = claims[0].distribution
+            names = f"{plugin.distribution}/{name} or {first}/{name}"
+            message = f"claims the {kind} name {name!r}, taken by {first}; write {names}"
+            found.append(Problem(plugin.distribution, name, message))
+    return found
+
+
+@functools.cache
+def _load_factory(factory: str, kind: Kind, who: str) -> type:
+    module_name, _, class_name = factory.partition(":")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            module = importlib.import_module(module_name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise PluginError(f"{who}: {module_name} cannot be imported: {_describe(error)}") from error
+    made = getattr(module, class_name, None)
+    if made is None:
+        raise PluginError(f"{who}: {module_name} has no {class_name}")
+    bases = _BASES[kind]
+    if not isinstance(made, type) or not issubclass(made, bases):
+        raise PluginError(f"{who}: {factory} is not a subclass of {' or '.join(base.__name__ for base in bases)}")
+    if not dataclasses.is_dataclass(made):
+        raise PluginError(f"{who}: {factory} is not a dataclass; its fields would be its parameters")
+    return made
+
+
+@functools.cache
+def _parameter_types(factory: type) -> dict[str, Any]:
+    """Return the types of a factory's parameters; other fields may name types that exist for type checkers alone."""
+    types_by_name: dict[str, Any] = {}
+    for field in dataclasses.fields(factory):
+        if not field.init:
+            continue
+        # The class that declares the field: its module is where the annotation's names are known.
+        owners = [base for base in factory.__mro__ if field.name in getattr(base, "__dataclass_fields__", {})]
+        names = vars(sys.modules[owners[-1].__module__])
+        holder = types.FunctionType((lambda: None).__code__, dict(names))
+        holder.__annotations__ = {field.name: field.type}
+        try:
+            types_by_name[field.name] = typing.get_type_hints(holder, include_extras=True)[field.name]
+        except Exception as error:
+            where = f"{factory.__module__}:{factory.__name__}.{field.name}"
+            raise PluginError(f"{where}: its annotation cannot be read: {error}") from error
+    return types_by_name
+
+
+def _converted(hint: Any, value: Any) -> Any:
+    """Return a TOML or JSON value as the parameter's type: strict, but a list may become a tuple."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
+
+
+def _type_problem(hint: Any, value: Any) -> str | None:
+    from pydantic import ValidationError
+
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value!r} is not a finite number"
+    try:
+        _converted(hint, value)
+    except ValidationError as error:
+        return "; ".join(f"{detail['msg'].lower()}, got {str(detail['input'])[:60]!r}" for detail in error.errors()[:1])
+    except (TypeError, ValueError):
+        return f"a value of type {type(value).__name__} cannot be a parameter"
+    return None
+
+
+def _describe(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:400]
+    return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
+
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()

@@ -1,0 +1,1 @@
+"""Results for people: tables on a terminal, tables for papers, and the files of ``derived/``."""

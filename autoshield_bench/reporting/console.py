@@ -1,0 +1,337 @@
+"""Leaderboards on a terminal: the first table answers the question, the second says what it did to the images.
+
+Every string reaches rich as ``Text``, never as markup, after control characters were made visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from autoshield_bench.leaderboard import Column as Attack
+from autoshield_bench.leaderboard import Leaderboard, build
+from autoshield_bench.readings import Metric, Reading
+from autoshield_bench.reporting import grids
+from autoshield_bench.reporting.cost import Timing, cost_grid
+from autoshield_bench.reporting.layout import Column, Line, fits, tables
+from autoshield_bench.reporting.sweep import Sweep, SweepTable, sweeps
+from autoshield_bench.reporting.tables import defense_order
+from autoshield_bench.reporting.text import message, visible
+from autoshield_bench.results import ResultSet
+from autoshield_bench.scores import Absent, Gap, Score
+
+_REASONS = {"failed": "red", "missing": "yellow", "not planned": "dim", "no images": "yellow"}
+
+_ARROWS = {"higher": "↑", "lower": "↓"}
+
+_ELSEWHERE = ("upper bound", "gray-box only", "incomplete")
+"""Labels that stand in the worst case's own column."""
+
+Interval = Callable[[float, float], str]
+
+
+def console_for(stream: TextIO, width: int | None = None) -> Console:
+    """Return a console that reads no markup; without a width, the terminal's."""
+    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=False)
+
+
+def print_leaderboards(results: ResultSet, console: Console) -> None:
+    """Print one leaderboard per threat: accuracies first, then image quality and cost."""
+    boards = build(results)
+    for board in boards:
+        _heading(console, board_heading(results.name, grids.board_facts(board)))
+        _accuracy(console, board)
+        _paragraph(console, grids.explanations([board]))
+        if board.quality:
+            _heading(console, ["Image quality and cost", threat(board)])
+            _print(console, *_quality(board))
+            _paragraph(console, _quality_notes(board))
+        if board.predictions:
+            _heading(console, ["Metrics on predictions", threat(board)])
+            _print(console, *_predictions(board), leading=0)
+            _paragraph(console, _metric_notes(board.predictions))
+    _problems(console, results, empty=not boards)
+
+
+def print_sweeps(results: ResultSet, console: Console) -> None:
+    """Print defenses by eps: the worst case first, then each attack at each access level."""
+    found = sweeps(build(results), defense_order(results))
+    for sweep in found:
+        _heading(console, board_heading(results.name, sweep.facts()))
+        for table in sweep.tables:
+            console.print(Text(visible(table.title), style="bold"))
+            _print(console, *_sweep(sweep, table, console.width))
+            console.print()
+        _paragraph(
+            console, ["bold: the highest in its column.", *grids.explanations(sweep.boards, gap=False)], gap=False
+        )
+    _problems(console, results, empty=not found)
+
+
+def print_cost(results: ResultSet, timings: Mapping[str, Mapping[str, Timing]], console: Console) -> None:
+    """Print passes and timings per cell and component."""
+    grid = cost_grid(results, timings)
+    _heading(console, [grid.title])
+    by_column = list(zip(*grid.rows, strict=True)) or [()] * len(grid.header)
+    made = [
+        Column([Line(title, fold=True)], [[Line(value, fold=index < 3)] for value in values], right=index >= 3)
+        for index, (title, values) in enumerate(zip(grid.header, by_column, strict=True))
+    ]
+    _print(console, made[0], made[1:], leading=0)
+    _paragraph(console, grid.notes)
+
+
+def board_heading(suite: str, facts: Sequence[str]) -> list[str]:
+    """Return the parts of a heading, the suite's name among them unless it is the data set's."""
+    return [*facts] if suite == facts[0] else [suite, *facts]
+
+
+def threat(board: Leaderboard) -> str:
+    """Return a board's threat as text."""
+    return grids.threat_title(board.norm, board.eps)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The three tables of a leaderboard
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def _accuracy(console: Console, board: Leaderboard) -> None:
+    # The long interval where everything fits side by side, the one without leading zeros elsewhere.
+    first, others = _accuracy_columns(board, _long)
+    if not fits(first, others, console.width):
+        first, others = _accuracy_columns(board, _short)
+        if len(tables(first, others, console.width)) > 1 and board.columns:
+            # The headline stays in the first table when the attacks do not fit beside it.
+            others = [others[0], *others[-2:], *others[1:-2]]
+    _print(console, first, others)
+
+
+def _accuracy_columns(board: Leaderboard, interval: Interval) -> tuple[Column, list[Column]]:
+    names = [
+        _name(row.defense, [label for label in row.labels if not label.startswith(_ELSEWHERE)]) for row in board.rows
+    ]
+    first = Column([Line("defense")], names, right=False)
+    clean = _score_column([Line("clean")], [row.clean for row in board.rows], board.seeds, interval)
+    attacks = [
+        _score_column(_attack_header(column), [row.scores[index] for row in board.rows], board.seeds, interval)
+        for index, column in enumerate(board.columns)
+    ]
+    if not board.columns:
+        return first, [clean]
+    words = ["upper bound" if "upper bound" in row.labels else grids.worst_case_words(row) for row in board.rows]
+    worst = _score_column(
+        [Line("worst"), Line("case")],
+        [row.worst_case for row in board.rows],
+        board.seeds,
+        interval,
+        words=words,
+        style="bold",
+    )
+    gap = _score_column(
+        [Line("illusion"), Line("gap")], [row.illusion_gap for row in board.rows], board.seeds, interval
+    )
+    return first, [clean, *attacks, worst, gap]
+
+
+def _name(defense: str, labels: Sequence[str] = ()) -> list[Line]:
+    return [Line(defense, "bold", fold=True), *(Line(label, "dim", fold=True) for label in labels)]
+
+
+def _attack_header(column: Attack) -> list[Line]:
+    access = ["gray-box", "(oblivious)"] if column.access == "gray-box" else [column.access]
+    return [Line(column.attack, fold=True), *(Line(part) for part in access)]
+
+
+def _score_column(
+    header: Sequence[Line],
+    scores: Sequence[Score | Gap | Absent | None],
+    seeds: Sequence[int],
+    interval: Interval,
+    *,
+    words: Sequence[str] = (),
+    style: str = "",
+) -> Column:
+    shared = {score.n for score in scores if isinstance(score, Score | Gap)}
+    cells = [_score_lines(score, seeds, interval, len(shared) > 1, style) for score in scores]
+    for index, word in enumerate(words):
+        if word:
+            cells[index] = [*(cells[index] if scores[index] else []), Line(word, "yellow")]
+    n = [Line(f"n={shared.pop()}", "not bold dim")] if len(shared) == 1 else []
+    return Column([*header, *n], cells)
+
+
+def _score_lines(
+    score: Score | Gap | Absent | None, seeds: Sequence[int], interval: Interval, n: bool, style: str
+) -> list[Line]:
+    if score is None:
+        return [Line("-", "dim")]
+    if isinstance(score, Absent):
+        return [Line(score.reason, _REASONS[score.reason], fold=True)]
+    value = score.share if isinstance(score, Score) else score.value
+    lines = [Line(f"{value:.3f}", style), Line(interval(score.low, score.high), "dim")]
+    if score.spread is not None:
+        lines.append(Line(f"sd {score.spread:.3f}", "dim"))
+    if len(score.seeds) < len(seeds):
+        lines.append(Line(f"{len(score.seeds)}/{len(seeds)} seeds", "yellow"))
+    if n:
+        lines.append(Line(f"n={score.n}", "dim"))
+    return lines
+
+
+def _long(low: float, high: float) -> str:
+    return f"{low:.3f}–{high:.3f}"
+
+
+def _short(low: float, high: float) -> str:
+    return "–".join(f"{end:.3f}".removeprefix("0") for end in (low, high))
+
+
+def _quality(board: Leaderboard) -> tuple[Column, list[Column]]:
+    names = [
+        _name(row.defense, [f"{row.examples.attack} {row.examples.access}"] if row.examples and _sources(board) else [])
+        for row in board.rows
+    ]
+    first = Column([Line("defense")], names, right=False)
+    images = Column([Line("image")], [[Line(image) for image in grids.IMAGES] for _ in board.rows], right=False)
+    metrics = [
+        _metric_column(
+            metric, [(own.before, own.after, own.clean) for own in (row.quality[index] for row in board.rows)]
+        )
+        for index, metric in enumerate(board.quality)
+    ]
+    cost = [
+        Column(
+            [Line(stage), Line("passes")],
+            [[Line(compact(getattr(row.passes, stage)), "dim")] for row in board.rows],
+        )
+        for stage in ("attack", "score")
+    ]
+    return first, [images, *metrics, *cost]
+
+
+def _sources(board: Leaderboard) -> bool:
+    """Return whether the adversarial images of the rows come from different attacks."""
+    return len({row.examples for row in board.rows if row.examples}) > 1
+
+
+def _quality_notes(board: Leaderboard) -> list[str]:
+    one = next((grids.column_title(row.examples) for row in board.rows if row.examples and not _sources(board)), None)
+    source = one or "the attack named below each defense: of its gray-box attacks, the strongest"
+    return [
+        f"Every value compares with the clean image. Adversarial images: {source}.",
+        *_metric_notes(board.quality),
+        "Passes: image-passes, forward and backward; shared examples are counted in each row that uses them.",
+    ]
+
+
+def _metric_notes(metrics: Sequence[Metric]) -> list[str]:
+    lines = ["↑ higher is better, ↓ lower is better."]
+    for metric in metrics:
+        lines += [f"{metric.label}: {metric.notes}"] if metric.notes else []
+        lines += [f"{metric.label} is unavailable: {message(metric.unavailable)}"] if metric.unavailable else []
+    return lines
+
+
+def _metric_column(metric: Metric, rows: Sequence[Sequence[Reading]]) -> Column:
+    counts = {reading.n for readings in rows for reading in readings if reading.value is not None}
+    cells = [[_reading_line(reading, len(counts) > 1) for reading in readings] for readings in rows]
+    header = [Line(f"{metric.label} {_ARROWS[metric.direction]}", fold=True)]
+    if metric.unit:
+        header.append(Line(metric.unit, "not bold dim", fold=True))
+    if len(counts) == 1:
+        header.append(Line(f"n={counts.pop()}", "not bold dim"))
+    return Column(header, cells)
+
+
+def _reading_line(reading: Reading, n: bool) -> Line:
+    style = {"value": "", "undefined": "dim", "unavailable": "yellow", "absent": "dim"}[reading.state]
+    return Line(grids.reading_text(reading, n=n), style)
+
+
+def _predictions(board: Leaderboard) -> tuple[Column, list[Column]]:
+    entries = [(metric, index, row) for index, metric in enumerate(board.predictions) for row in board.rows]
+    first = Column([Line("defense")], [_name(row.defense) for _, _, row in entries], right=False)
+    titles = [f"{grids.metric_title(metric)} {_ARROWS[metric.direction]}" for metric, _, _ in entries]
+    names = Column([Line("metric")], [[Line(title)] for title in titles], right=False)
+    columns = []
+    for at, header in enumerate([[Line("clean")], *map(_attack_header, board.columns)]):
+        readings = [row.predictions[index][at] for _, index, row in entries]
+        counts = {reading.n for reading in readings if reading.value is not None}
+        n = [Line(f"n={next(iter(counts))}", "not bold dim")] if len(counts) == 1 else []
+        columns.append(Column([*header, *n], [[_reading_line(reading, len(counts) > 1)] for reading in readings]))
+    return first, [names, *columns]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Sweeps and what stands around the tables
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def _sweep(sweep: Sweep, table: SweepTable, width: int) -> tuple[Column, list[Column]]:
+    first = Column([Line("defense")], [_name(name) for name in sweep.defenses], right=False)
+    for interval in (_long, _short):
+        others = [_score_column([Line("clean")], sweep.clean, sweep.seeds, interval)]
+        for index, eps in enumerate(sweep.eps):
+            entries = [own[index] for own in table.entries]
+            column = _score_column(
+                [Line(f"eps {eps:g}")],
+                [entry.score for entry in entries],
+                sweep.seeds,
+                interval,
+                words=[entry.words for entry in entries],
+            )
+            best = table.best(index)
+            cells = [
+                [Line(cell[0].text, "bold" if row in best else cell[0].style), *cell[1:]]
+                for row, cell in enumerate(column.cells)
+            ]
+            others.append(Column(column.header, cells))
+        if fits(first, others, width):
+            break
+    return first, others
+
+
+def compact(count: int) -> str:
+    """Return a count in at most five characters, such as ``40.4M``."""
+    value, unit = float(count), ""
+    for larger in ("k", "M", "G", "T"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g}{unit}" if unit else str(count)
+
+
+def _print(console: Console, first: Column, others: Sequence[Column], leading: int = 1) -> None:
+    for index, table in enumerate(tables(first, others, console.width)):
+        if index:
+            console.print()
+        table.leading = leading
+        console.print(table)
+
+
+def _heading(console: Console, parts: Iterable[str]) -> None:
+    console.print()
+    console.print(Text(" · ".join(visible(part) for part in parts), style="bold cyan"))
+    console.print()
+
+
+def _paragraph(console: Console, sentences: Iterable[str], *, gap: bool = True) -> None:
+    if gap:
+        console.print()
+    for sentence in sentences:
+        console.print(Text(visible(sentence), style="dim"), overflow="fold")
+
+
+def _problems(console: Console, results: ResultSet, *, empty: bool) -> None:
+    lines = grids.problems(results)
+    if empty and not lines:
+        lines = ["There is nothing to show: the plan has no cell of this kind."]
+    if lines:
+        console.print()
+        console.print(Text("Cells without a result", style="bold"))
+    for line in lines:
+        console.print(Text(visible(line), style="red" if line.startswith(("failed", "damaged")) else "yellow"))

@@ -1,0 +1,266 @@
+"""Cell records: what one cell of a plan came to, and the set of them that a suite's results directory holds.
+
+Reading needs neither torch nor numpy. Per-image outcomes travel inside each record as two bit masks over the test set
+(which images were evaluated, which were classified correctly), so that a worst case over several cells can be taken
+from the JSON files alone; ``samples/`` adds the per-image arrays of a run on this machine.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from autoshield_bench.errors import StoreError
+from autoshield_bench.store import read_json, write_json
+
+if TYPE_CHECKING:
+    import numpy
+
+log = logging.getLogger(__name__)
+
+CELL_SCHEMA = "aubench.cell/1"
+PLAN_SCHEMA = "aubench.plan/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """Per-image outcomes over a split, as bit masks: bit i belongs to image i of the test set."""
+
+    size: int
+    """Number of images of the whole test set."""
+
+    evaluated: int
+    """Mask of the images that the cell evaluated."""
+
+    correct: int
+    """Mask of those classified correctly by the defended pipeline."""
+
+    @property
+    def n(self) -> int:
+        """Number of images evaluated."""
+        return self.evaluated.bit_count()
+
+    @property
+    def hits(self) -> int:
+        """Number of images classified correctly."""
+        return self.correct.bit_count()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the masks as hexadecimal text."""
+        return {"size": self.size, "evaluated": f"{self.evaluated:x}", "correct": f"{self.correct:x}"}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Outcomes:
+        """Read what ``to_json`` wrote. Raises ValueError where the masks do not fit."""
+        outcomes = cls(
+            size=int(value["size"]), evaluated=int(value["evaluated"], 16), correct=int(value["correct"], 16)
+        )
+        if outcomes.evaluated >> outcomes.size or outcomes.correct & ~outcomes.evaluated:
+            raise ValueError("outcomes: the masks do not fit the size")
+        return outcomes
+
+    @classmethod
+    def from_indices(cls, size: int, evaluated: Iterable[int], correct: Iterable[int]) -> Outcomes:
+        """Return the masks of two collections of image indices."""
+        return cls(size=size, evaluated=_mask(size, evaluated), correct=_mask(size, correct))
+
+
+def _mask(size: int, indices: Iterable[int]) -> int:
+    bits = bytearray((size + 7) // 8)
+    for index in indices:
+        bits[index // 8] |= 1 << (index % 8)
+    return int.from_bytes(bits, "little")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellId:
+    """Where a cell stands in its suite. ``attack`` is None for the cell on clean images."""
+
+    dataset: str
+    model: str
+    defense: str
+    seed: int
+    attack: str | None = None
+    access: str | None = None
+    norm: str | None = None
+    eps: float | None = None
+
+    def __str__(self) -> str:
+        tail = "clean" if self.attack is None else f"{self.attack}/{self.access}/{self.norm}-{self.eps:g}"
+        return f"{self.dataset}/{self.model}/{self.defense}/{tail}/seed-{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricResult:
+    """One metric over one cell; ``pairs`` holds one entry per thing it looked at."""
+
+    direction: Literal["higher", "lower"]
+    unit: str
+    notes: str
+    """Window, data range or backbone: what a reader must know."""
+    pairs: Mapping[str, Mapping[str, Any]]
+    """By ``predictions``, ``clean-adversarial`` or ``clean-purified``: ``value`` (null where undefined), ``n`` images
+    it was taken on, ``undefined`` of them without a value."""
+    unavailable: str | None = None
+    """Why the metric could not be taken, with the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellRecord:
+    """What one cell came to."""
+
+    key: str
+    """Key of everything that could change the outcome."""
+    score_key: str
+    """Key of the outcome together with the metrics taken on it."""
+    cell: CellId
+    status: Literal["ok", "failed"]
+    error: str | None = None
+    """What failed, with the numbers; None where the cell is well."""
+    outcomes: Outcomes | None = None
+    """None where the cell failed."""
+    strong: bool = False
+    """Whether the attack is believed to come close to the worst case."""
+    metrics: Mapping[str, MetricResult] = field(default_factory=dict)
+    passes: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
+    """Image-passes by ``attack`` and ``score``, then component, then ``forward`` and ``backward``."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Provenance: plugins with versions, parameters, gradient path, keys of inputs, subset."""
+    env: str = ""
+    """Hash of the machine record in ``env/``."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON."""
+        return {
+            "schema": CELL_SCHEMA,
+            **asdict(self),
+            "outcomes": self.outcomes.to_json() if self.outcomes else None,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> CellRecord:
+        """Read what ``to_json`` wrote. Raises ValueError, KeyError or TypeError where it does not fit."""
+        fields = dict(value)
+        schema = fields.pop("schema", None)
+        if schema != CELL_SCHEMA:
+            raise ValueError(f"schema is {schema!r}, this version reads {CELL_SCHEMA!r}")
+        fields["cell"] = CellId(**fields["cell"])
+        fields["metrics"] = {name: MetricResult(**metric) for name, metric in fields["metrics"].items()}
+        fields["outcomes"] = Outcomes.from_json(fields["outcomes"]) if fields["outcomes"] else None
+        if (fields["status"] == "ok") != (fields["outcomes"] is not None):
+            raise ValueError(f"status is {fields['status']!r}, which does not fit the outcomes")
+        return cls(**fields)
+
+
+def cell_path(key: str, cell: CellId) -> Path:
+    """Return a record's place below the results directory."""
+    stem = "clean" if cell.attack is None else f"{cell.attack}-{cell.access}"
+    return Path("cells") / cell.defense / f"{stem}-{key[:12]}.json"
+
+
+def samples_path(key: str) -> Path:
+    """Return the place of a cell's per-image arrays below the results directory."""
+    return Path("samples") / f"{key[:12]}.safetensors"
+
+
+@dataclass(frozen=True)
+class ResultSet:
+    """The records that a suite's plan names, in the plan's order."""
+
+    directory: Path
+    suite: Mapping[str, Any]
+    """The resolved suite, as plan.json holds it."""
+    records: tuple[CellRecord, ...]
+    missing: tuple[CellId, ...] = ()
+    """Cells of the plan that have no record (yet), or a damaged one."""
+    damaged: tuple[str, ...] = ()
+    """One line per record that cannot be read; left out of ``records``."""
+    plugins: Mapping[str, Any] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[CellRecord]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def name(self) -> str:
+        """Name of the suite."""
+        return str(self.suite.get("name", self.directory.name))
+
+    @property
+    def failed(self) -> tuple[CellRecord, ...]:
+        """Records of cells that failed."""
+        return tuple(record for record in self.records if record.status == "failed")
+
+    def select(self, pattern: str) -> tuple[CellRecord, ...]:
+        """Return the records whose id (``dataset/model/defense/attack/access/norm-eps/seed-n``) matches a shell
+        pattern such as ``*/autoencoder/pgd/*``."""
+        return tuple(record for record in self.records if fnmatchcase(str(record.cell), pattern))
+
+    def arrays(self, record: CellRecord) -> dict[str, numpy.ndarray[Any, Any]]:
+        """Return a cell's per-image arrays: ``index``, ``label``, ``clean_prediction``, ``prediction``, ``correct``
+        and one array per metric and pair (undefined values are NaN there).
+
+        Raises StoreError where ``samples/`` lacks them, as in results that came from a repository.
+        """
+        from safetensors.numpy import load
+
+        path = self.directory / samples_path(record.key)
+        try:
+            return load(path.read_bytes())
+        except OSError as error:
+            raise StoreError(f"{path}: no per-image arrays here; run the suite on this machine to have them") from error
+
+
+def write_record(directory: Path, record: CellRecord) -> None:
+    """Publish a record below a results directory."""
+    write_json(directory / cell_path(record.key, record.cell), record.to_json())
+
+
+def read_record(path: Path) -> CellRecord:
+    """Read one record. Raises StoreError naming the file where it cannot be trusted."""
+    value = read_json(path)
+    try:
+        return CellRecord.from_json(value)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{path}: not a cell record ({error}); delete it and run again") from error
+
+
+def load_results(directory: Path) -> ResultSet:
+    """Read a results directory: the records its plan names.
+
+    A record that cannot be read is named in ``damaged`` and left out. Raises StoreError where there is no plan.
+    """
+    plan_path = directory / "plan.json"
+    if not plan_path.exists():
+        raise StoreError(f"{directory}: no plan.json, so no results; name a directory that `aubench run` wrote")
+    plan = read_json(plan_path)
+    records: list[CellRecord] = []
+    missing: list[CellId] = []
+    damaged: list[str] = []
+    try:
+        if plan["schema"] != PLAN_SCHEMA:
+            raise StoreError(f"{plan_path}: schema is {plan['schema']!r}, this version reads {PLAN_SCHEMA!r}")
+        planned = [(str(entry["key"]), CellId(**entry["cell"])) for entry in plan["cells"]]
+        suite, plugins = dict(plan["suite"]), dict(plan["plugins"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{plan_path}: not a plan ({error!r}); run the suite again") from error
+    for key, cell in planned:
+        path = directory / cell_path(key, cell)
+        if not path.exists():
+            missing.append(cell)
+            continue
+        try:
+            record = read_record(path)
+            if record.key != key or record.cell != cell:
+                raise StoreError(f"{path}: holds another cell than its name says; delete it and run again")
+            records.append(record)
+        except StoreError as error:
+            damaged.append(str(error))
+            missing.append(cell)
+    return ResultSet(directory, suite, tuple(records), tuple(missing), tuple(damaged), plugins)
