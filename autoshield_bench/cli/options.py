@@ -21,7 +21,13 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="evaluate at most N test images (a stratified subset)")
     parser.add_argument("--only", metavar="PATTERN", help="only cells whose id matches, such as '*/autoencoder/pgd/*'")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="data directory in torchvision's layout")
-    parser.add_argument("--results-dir", type=Path, metavar="DIR", help="where results go; default: results/<suite>")
+    parser.add_argument(
+        "--results-dir",
+        type=Path,
+        metavar="DIR",
+        default=Path("results"),
+        help="results go to DIR/<suite> (default: %(default)s)",
+    )
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="cache of networks and adversarial images")
 
 

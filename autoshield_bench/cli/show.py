@@ -78,12 +78,17 @@ def print_results(results: ResultSet, args: argparse.Namespace) -> int:
 def find_results(name: str) -> Path:
     """Return the results directory of that path, or of the suite of that name below ``results/``.
 
-    Raises UsageError where there is neither.
+    A directory that holds the results of one suite alone stands for that suite. Raises UsageError where there is none.
     """
     places = (Path(name), Path("results") / name)
     for place in places:
         if (place / "plan.json").is_file():
             return place
+    inside = sorted(path.parent for path in Path(name).glob("*/plan.json"))
+    if len(inside) == 1:
+        return inside[0]
+    if inside:
+        raise UsageError(f"{name}: holds the results of several suites; name one: {', '.join(map(str, inside))}")
     for place in places:
         if place.is_dir():
             return place

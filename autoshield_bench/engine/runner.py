@@ -44,8 +44,8 @@ BATCH_SIZES: dict[Device, int] = {"cpu": 250, "cuda": 2500, "mps": 1000}
 class RunOptions:
     """How to run, beside the suite itself."""
 
-    results_dir: Path | None = None
-    """Where the suite's results go; ``results/<suite>`` for None (with ``-limit<N>`` where the images are limited)."""
+    results_dir: Path = Path("results")
+    """Results go to ``<results_dir>/<suite>``, with ``-limit<N>`` behind the name where the images are limited."""
     data_dir: Path | None = None
     cache_dir: Path | None = None
     device: str = "auto"
@@ -64,7 +64,7 @@ class RunOptions:
 def run(
     suite: str | Path | LoadedSuite,
     *,
-    results_dir: str | Path | None = None,
+    results_dir: str | Path = "results",
     data_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
     device: str = "auto",
@@ -78,12 +78,12 @@ def run(
 ) -> ResultSet:
     """Run a suite and return its results; see ``RunOptions`` for the arguments.
 
-    ``results_dir`` is the directory of this suite's results itself. Cells that fail are recorded as failed and do not
+    Cells that fail are recorded as failed and do not
     stop the others. Raises SuiteError, DataError, StoreError or UsageError before anything is computed.
     """
     loaded = suite if isinstance(suite, LoadedSuite) else load_suite(suite)
     options = RunOptions(
-        results_dir=Path(results_dir) if results_dir else None,
+        results_dir=Path(results_dir),
         data_dir=Path(data_dir) if data_dir else None,
         cache_dir=Path(cache_dir) if cache_dir else None,
         device=device,
@@ -116,10 +116,8 @@ def plan_for(loaded: LoadedSuite, options: RunOptions) -> Plan:
 
 def results_directory(plan: Plan, options: RunOptions) -> Path:
     """Return where the results of this plan go."""
-    if options.results_dir is not None:
-        return options.results_dir
     limited = f"-limit{options.limit}" if options.limit else ""
-    return Path("results") / f"{plan.suite.name}{limited}"
+    return options.results_dir / f"{plan.suite.name}{limited}"
 
 
 def finished_record(directory: Path, cell: Cell, loaded: LoadedSuite) -> CellRecord | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ from autoshield_bench.plan import AttackPlan, Cell, ModelPlan, StagePlan
 from autoshield_bench.registry import Registry
 from autoshield_bench.seeding import ImageRandom, derive_seed, generator, global_seed
 from autoshield_bench.store import ArtifactStore
+
+TRAINING_THREADS = 2
+"""Threads of every training, whatever attacks and scoring use. Sums over a batch depend on the thread count in their
+last bits, and thousands of steps make other networks of that; a result must not depend on it."""
 
 Passes = Mapping[str, Mapping[str, int]]
 
@@ -93,7 +98,7 @@ class Workshop:
         passes = training_passes(len(images), recipe.epochs)
         title = f"train {model.use.label} (seed {model.seed})"
         with self._stage("train", title, cell, len(images) * recipe.epochs, passes):
-            with global_seed("train", model.seed, "steps"):
+            with global_seed("train", model.seed, "steps"), _threads(TRAINING_THREADS):
                 train_classifier(
                     network,
                     images,
@@ -139,7 +144,11 @@ class Workshop:
         seed = cell.id.seed
         title = f"fit {stage.component} (seed {seed})"
         passes = fit_passes(defense, len(before), len(images))
-        with self._stage("fit", title, cell, len(images), passes), global_seed("fit", seed, stage.component):
+        with (
+            self._stage("fit", title, cell, len(images), passes),
+            global_seed("fit", seed, stage.component),
+            _threads(TRAINING_THREADS),
+        ):
             defense.fit(
                 FitRequest(
                     images=images,
@@ -238,6 +247,16 @@ class _Timed:
         seconds = round(time.perf_counter() - self._began, 4)
         passes = self._passes if isinstance(self._passes, int) else self._passes.total()
         self._journal.event("cell", ok=kind is None, seconds=seconds, passes=passes, **self._fields)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _placed(module: nn.Module, device: str) -> nn.Module:

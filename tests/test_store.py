@@ -1,0 +1,355 @@
+"""What every file on disk is promised to be: complete or absent, readable by anybody, and never trusted unchecked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from builders import cell, metric, record
+
+from autoshield_bench.errors import StoreError
+from autoshield_bench.results import CellRecord, Outcomes, cell_path, load_results, read_record, write_record
+from autoshield_bench.store import (
+    ArtifactStore,
+    canonical,
+    content_key,
+    read_json,
+    rounded,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+KEY = "ab" * 32
+
+
+@pytest.fixture
+def warnings_of_the_store():
+    """The store's warnings, whatever other tests have done to logging."""
+    lines: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, entry: logging.LogRecord) -> None:
+            lines.append(entry.getMessage())
+
+    logger, collector = logging.getLogger("autoshield_bench.store"), Collector(logging.WARNING)
+    logger.addHandler(collector)
+    yield lines
+    logger.removeHandler(collector)
+
+
+# -- writing ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["fsync", "fdopen", "replace"])
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path, monkeypatch, step, before):
+    path = tmp_path / "file.json"
+    if before is not None:
+        path.write_bytes(before)
+
+    def refuse(*_arguments, **_named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((Path, step) if step == "replace" else (os, step)), refuse)
+    with pytest.raises(StoreError, match=r"file\.json.*No space left on device"):
+        write_bytes(path, b"new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ([] if before is None else ["file.json"])
+    assert before is None or path.read_bytes() == before
+
+
+def test_an_interrupted_write_leaves_what_was_there_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "file.json"
+    write_bytes(path, b"old")
+
+    def interrupt(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes(path, b"new")
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"file.json": b"old"}
+
+
+def test_data_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (done.append("fsync"), fsync(handle))[1])
+    monkeypatch.setattr(Path, "replace", lambda own, to: (done.append("replace"), replace(own, to))[1])
+    write_text(tmp_path / "a" / "b" / "file", "text")
+    assert done == ["fsync", "replace", "fsync"]
+    assert (tmp_path / "a" / "b" / "file").read_text(encoding="utf-8") == "text"
+
+
+def test_others_may_read_a_published_file(tmp_path):
+    write_bytes(tmp_path / "file", b"x")
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_place_that_cannot_be_written_is_an_error_naming_it(tmp_path):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises(StoreError, match="file/x"):
+        write_bytes(tmp_path / "file" / "x", b"")
+
+
+# -- JSON -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_depends_on_content_alone():
+    assert canonical({"b": [1, 2.5, None], "a": "é"}) == b'{"a":"\\u00e9","b":[1,2.5,null]}'
+    assert content_key({"a": 1, "b": 2}) == content_key({"b": 2, "a": 1})
+    assert content_key([1, 2]) != content_key([2, 1])
+    assert content_key({"a": 1}) != content_key({"a": 1.5})
+    assert content_key("") == "12ae32cb1ec02d01eda3581b127c1fee3b0dc53572ed6baf239721a03d82e126"
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="JSON"):
+            content_key({"a": [bad]})
+
+
+def test_json_on_disk_is_sorted_indented_and_free_of_noise(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"b": 0.1 + 0.2, "a": {"é": (1, True, None)}})
+    assert path.read_bytes() == '{\n  "a": {\n    "é": [\n      1,\n      true,\n      null\n    ]\n  },\n  "b": 0.3\n}\n'.encode()
+    assert read_json(path) == {"a": {"é": [1, True, None]}, "b": 0.3}
+
+
+def test_rounding_keeps_ten_digits_at_any_size():
+    assert rounded({1: [1 / 3, 1e-20 / 3, 123456789012.5]}) == {"1": [0.3333333333, 3.333333333e-21, 123456789000.0]}
+    assert rounded([1, True, None, "x"]) == [1, True, None, "x"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_that_does_not_exist_is_never_written(tmp_path, value):
+    with pytest.raises(StoreError, match="null"):
+        write_json(tmp_path / "x.json", {"deep": [{"value": value}]})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b'{"a": 1,\n"b" 2}', [":2: ", "delete it"]),
+        (b"", ["not valid JSON"]),
+        (b'{"a": NaN}', ["NaN"]),
+        (b'{"a": -Infinity}', ["Infinity"]),
+        (b'{"a": "\xff"}', ["not UTF-8 at byte 7"]),
+        (b"[" * 200_000, ["not valid JSON"]),
+        (b"1" * 5000, ["not valid JSON"]),
+    ],
+)
+def test_json_that_cannot_be_trusted_is_one_line_naming_the_file(tmp_path, data, words):
+    path = tmp_path / "x.json"
+    path.write_bytes(data)
+    with pytest.raises(StoreError) as caught:
+        read_json(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_json_is_read_from_plain_files_of_sane_size_alone(tmp_path):
+    write_json(tmp_path / "x.json", 1)
+    (tmp_path / "link.json").symlink_to(tmp_path / "x.json")
+    with (tmp_path / "big.json").open("wb") as stream:
+        stream.truncate(33 << 20)
+    os.mkfifo(tmp_path / "pipe.json")
+    for name in ("link.json", "big.json", "pipe.json", "missing.json", "."):
+        with pytest.raises(StoreError):
+            read_json(tmp_path / name)
+
+
+# -- artifacts --------------------------------------------------------------------------------------------------------------
+
+
+def tensors():
+    return {
+        "float": torch.tensor([[0.1, math.nan], [math.inf, -0.0]]),
+        "double": torch.tensor([1 / 3], dtype=torch.float64),
+        "half": torch.tensor([0.5], dtype=torch.bfloat16),
+        "long": torch.tensor([2**62]),
+        "bool": torch.tensor([True, False]),
+        "byte": torch.arange(6, dtype=torch.uint8).view(2, 3).T,
+        "empty": torch.zeros((0, 3)),
+        "scalar": torch.tensor(7),
+        "channels-last": torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    }
+
+
+def test_an_artifact_comes_back_as_it_was(tmp_path):
+    store, given = ArtifactStore(tmp_path), tensors()
+    assert not store.has("attack", KEY)
+    assert store.load("attack", KEY) is None
+    store.save("attack", KEY, given, {"passes": {"classifier": {"forward": 3}}})
+    found = ArtifactStore(tmp_path).load("attack", KEY)
+    assert found is not None
+    assert found[1] == {"passes": {"classifier": {"forward": 3}}}
+    assert found[0].keys() == given.keys()
+    for name, tensor in given.items():
+        assert found[0][name].dtype == tensor.dtype
+        torch.testing.assert_close(found[0][name], tensor, rtol=0, atol=0, equal_nan=True)
+    assert store.load("fit", KEY) is None
+
+
+def test_an_artifact_may_hold_nothing(tmp_path):
+    store = ArtifactStore(tmp_path)
+    store.save("fit", KEY, {}, {})
+    assert store.load("fit", KEY) == ({}, {})
+
+
+def test_weights_that_share_memory_can_be_kept(tmp_path):
+    shared = torch.arange(4.0)
+    store = ArtifactStore(tmp_path)
+    store.save("train", KEY, {"a": shared, "b": shared, "half": shared[:2]}, {})
+    found = store.load("train", KEY)
+    assert found is not None
+    assert found[0]["b"].tolist() == shared.tolist()
+    assert found[0]["half"].tolist() == [0.0, 1.0]
+
+
+def flip(directory):
+    file = directory / "tensors.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def truncate(directory):
+    file = directory / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def foreign(directory):
+    manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    (directory / "manifest.json").write_text(json.dumps({**manifest, "key": "cd" * 32}), encoding="utf-8")
+
+
+DAMAGE = {
+    "flipped bit": flip,
+    "cut short": truncate,
+    "no tensors": lambda directory: (directory / "tensors.safetensors").unlink(),
+    "manifest cut short": lambda directory: (directory / "manifest.json").write_text("{", encoding="utf-8"),
+    "manifest of another kind": lambda directory: (directory / "manifest.json").write_text("[]", encoding="utf-8"),
+    "manifest of another key": foreign,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_artifact_is_set_aside_with_a_warning_and_can_be_built_anew(tmp_path, warnings_of_the_store, name):
+    store = ArtifactStore(tmp_path)
+    store.save("attack", KEY, {"x": torch.ones(3)}, {})
+    # Twice: a disk that damages files does not do so only once.
+    for _time in range(2):
+        DAMAGE[name](store.directory("attack", KEY))
+        assert store.load("attack", KEY) is None
+        assert KEY[:12] in warnings_of_the_store.pop()
+        assert not store.has("attack", KEY)
+        store.save("attack", KEY, {"x": torch.zeros(3)}, {})
+        found = store.load("attack", KEY)
+        assert found is not None
+        assert found[0]["x"].tolist() == [0, 0, 0]
+        assert warnings_of_the_store == []
+
+
+def test_an_artifact_without_a_manifest_was_never_published(tmp_path, warnings_of_the_store):
+    store = ArtifactStore(tmp_path)
+    store.save("attack", KEY, {"x": torch.ones(3)}, {})
+    (store.directory("attack", KEY) / "manifest.json").unlink()
+    assert not store.has("attack", KEY)
+    assert store.load("attack", KEY) is None
+    assert warnings_of_the_store == []
+    store.save("attack", KEY, {"x": torch.ones(3)}, {})
+    assert store.load("attack", KEY) is not None
+
+
+def test_a_save_that_fails_midway_publishes_nothing(tmp_path, monkeypatch):
+    store = ArtifactStore(tmp_path)
+    replace = Path.replace
+
+    def only_tensors(own, to):
+        if Path(to).name == "manifest.json":
+            raise OSError(28, "No space left on device")
+        return replace(own, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", only_tensors)
+        with pytest.raises(StoreError, match="No space"):
+            store.save("attack", KEY, {"x": torch.ones(3)}, {})
+    assert store.load("attack", KEY) is None
+    store.save("attack", KEY, {"x": torch.ones(3)}, {})
+    assert store.load("attack", KEY) is not None
+
+
+# -- records ------------------------------------------------------------------------------------------------------------------
+
+
+def full_record() -> CellRecord:
+    return record(
+        cell("autoencoder", "pgd", "white-box", eps=0.1),
+        [0, 3, 9],
+        [0, 1, 3, 9],
+        strong=True,
+        metrics={"psnr": metric({"clean-adversarial": 20.5, "clean-purified": None}, unit="dB")},
+        passes={"attack": {"classifier": {"forward": 8, "backward": 4}}},
+        facts={"subset": {"images": 4}},
+        env="e" * 16,
+    )
+
+
+def test_a_record_comes_back_as_it_was(tmp_path):
+    own = full_record()
+    write_record(tmp_path, own)
+    path = tmp_path / cell_path(own.key, own.cell)
+    assert path.relative_to(tmp_path) == Path("cells") / "autoencoder" / f"pgd-white-box-{own.key[:12]}.json"
+    assert read_record(path) == own
+    assert read_json(path)["schema"] == "aubench.cell/1"
+    failed = record(cell("none"), error="why, with 3 numbers: 1 2")
+    write_record(tmp_path, failed)
+    assert read_record(tmp_path / cell_path(failed.key, failed.cell)) == failed
+
+
+def test_masks_hold_any_image_of_a_large_test_set():
+    outcomes = Outcomes.from_indices(10_000, range(1, 10_000, 2), [9999, 1])
+    assert (outcomes.n, outcomes.hits) == (5000, 2)
+    assert Outcomes.from_json(json.loads(json.dumps(outcomes.to_json()))) == outcomes
+    assert [index for index in range(10_000) if outcomes.correct >> index & 1] == [1, 9999]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": "aubench.cell/2"},
+        {"status": "failed"},
+        {"outcomes": None},
+        {"outcomes": {"size": 10, "evaluated": "ffff", "correct": "0"}},
+        {"outcomes": {"size": 10, "evaluated": "1", "correct": "2"}},
+        {"outcomes": {"size": 10, "evaluated": "xyz", "correct": "0"}},
+        {"outcomes": [1]},
+        {"cell": {"dataset": "mnist"}},
+        {"metrics": {"psnr": {}}},
+        {"unheard": "of"},
+    ],
+)
+def test_a_record_that_does_not_fit_is_refused_in_one_line(tmp_path, change):
+    own = full_record()
+    path = tmp_path / "x.json"
+    write_json(path, {**own.to_json(), **change})
+    with pytest.raises(StoreError) as caught:
+        read_record(path)
+    assert str(caught.value).startswith(f"{path}: not a cell record")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("plan", ["", "[]", "{}", '{"schema": "aubench.plan/9", "cells": [], "suite": {}}'])
+def test_a_plan_that_does_not_fit_is_refused_in_one_line(tmp_path, plan):
+    (tmp_path / "plan.json").write_text(plan, encoding="utf-8")
+    with pytest.raises(StoreError) as caught:
+        load_results(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
