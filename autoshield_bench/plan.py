@@ -35,7 +35,9 @@ from autoshield_bench.results import PLAN_SCHEMA, CellId
 from autoshield_bench.shipped import shipped_suites
 from autoshield_bench.source import harness_hash
 from autoshield_bench.store import content_key, file_sha256
-from autoshield_bench.suite import NamedPlugin, Problem, Suite, SuiteDocument
+from autoshield_bench.suite import Suite
+from autoshield_bench.suite_file import NamedPlugin, SuiteDocument
+from autoshield_bench.toml_lines import Problem
 from autoshield_bench.version import __version__
 
 LONGEST_CHAIN = 16

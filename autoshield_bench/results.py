@@ -89,6 +89,15 @@ class CellId:
     norm: str | None = None
     eps: float | None = None
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> CellId:
+        """Read the fields of a cell. Raises ValueError or TypeError where they are not what they should be."""
+        _expect(value, {"dataset": str, "model": str, "defense": str, "seed": int})
+        _expect(value, {"attack": str | None, "access": str | None, "norm": str | None, "eps": float | int | None})
+        if len({value.get(name) is None for name in ("attack", "access", "norm", "eps")}) != 1:
+            raise ValueError("cell: attack, access, norm and eps belong together")
+        return cls(**value)
+
     def __str__(self) -> str:
         tail = "clean" if self.attack is None else f"{self.attack}/{self.access}/{self.norm}-{self.eps:g}"
         return f"{self.dataset}/{self.model}/{self.defense}/{tail}/seed-{self.seed}"
@@ -107,6 +116,14 @@ class MetricResult:
     it was taken on, ``undefined`` of them without a value."""
     unavailable: str | None = None
     """Why the metric could not be taken, with the remedy."""
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> MetricResult:
+        """Read the fields of a metric. Raises ValueError or TypeError where they are not what they should be."""
+        _expect(value, {"direction": str, "unit": str, "notes": str, "pairs": dict, "unavailable": str | None})
+        for pair in value["pairs"].values():
+            _expect(pair, {"value": float | int | None, "n": int, "undefined": int})
+        return cls(**value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +165,26 @@ class CellRecord:
         schema = fields.pop("schema", None)
         if schema != CELL_SCHEMA:
             raise ValueError(f"schema is {schema!r}, this version reads {CELL_SCHEMA!r}")
-        fields["cell"] = CellId(**fields["cell"])
-        fields["metrics"] = {name: MetricResult(**metric) for name, metric in fields["metrics"].items()}
+        fields["cell"] = CellId.from_json(fields["cell"])
+        fields["metrics"] = {name: MetricResult.from_json(metric) for name, metric in fields["metrics"].items()}
+        _expect(fields, {"key": str, "score_key": str, "status": str, "strong": bool, "facts": dict, "env": str})
+        _expect(fields, {"error": str | None})
+        for counts in (counts for stage in fields["passes"].values() for counts in stage.values()):
+            _expect(counts, {"forward": int, "backward": int})
         fields["outcomes"] = Outcomes.from_json(fields["outcomes"]) if fields["outcomes"] else None
         if (fields["status"] == "ok") != (fields["outcomes"] is not None):
             raise ValueError(f"status is {fields['status']!r}, which does not fit the outcomes")
         return cls(**fields)
+
+
+def _expect(value: Any, kinds: Mapping[str, Any]) -> None:
+    """Raise TypeError unless ``value`` maps these names to these types; an absent entry is None, a bool no number."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{type(value).__name__} where an object belongs")
+    for name, kind in kinds.items():
+        entry = value.get(name)
+        if not isinstance(entry, kind) or (isinstance(entry, bool) and kind is not bool):
+            raise TypeError(f"{name}: {type(entry).__name__} is not what belongs there")
 
 
 def cell_path(key: str, cell: CellId) -> Path:
@@ -246,9 +277,9 @@ def load_results(directory: Path) -> ResultSet:
     try:
         if plan["schema"] != PLAN_SCHEMA:
             raise StoreError(f"{plan_path}: schema is {plan['schema']!r}, this version reads {PLAN_SCHEMA!r}")
-        planned = [(str(entry["key"]), CellId(**entry["cell"])) for entry in plan["cells"]]
+        planned = [(str(entry["key"]), CellId.from_json(entry["cell"])) for entry in plan["cells"]]
         suite, plugins = dict(plan["suite"]), dict(plan["plugins"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"{plan_path}: not a plan ({error!r}); run the suite again") from error
     for key, cell in planned:
         path = directory / cell_path(key, cell)

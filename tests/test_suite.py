@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from autoshield_bench.contracts import ThreatModel
 from autoshield_bench.errors import SuiteError
-from autoshield_bench.suite import Problem, Suite, SuiteDocument
-from autoshield_bench.toml_lines import MAX_BYTES, MAX_DEPTH, key_lines, key_text, line_of, shown
+from autoshield_bench.suite import Suite
+from autoshield_bench.suite_file import SuiteDocument, replaced
+from autoshield_bench.toml_lines import MAX_BYTES, MAX_DEPTH, Problem, key_lines, key_text, line_of, shown
 
 GOOD = """\
 schema = 1
@@ -162,15 +163,15 @@ def test_a_negative_zero_is_zero() -> None:
 
 def test_with_checks_what_it_is_given() -> None:
     suite = SuiteDocument.parse(GOOD).suite()
-    other = suite.with_(seeds=(1, 2), attacks=suite.attacks[:1])
+    other = replaced(suite, seeds=(1, 2), attacks=suite.attacks[:1])
     assert other.seeds == (1, 2)
     assert len(other.attacks) == 1
     assert suite.seeds == (0,)
     for bad in ({"seeds": (1, 1)}, {"seeds": "x"}, {"name": "../x"}, {"attacks": ()}):
         with pytest.raises(SuiteError):
-            suite.with_(**bad)
+            replaced(suite, **bad)
     with pytest.raises(TypeError, match="seed"):
-        suite.with_(seed=1)
+        replaced(suite, seed=1)
 
 
 def test_a_suite_is_frozen_and_shares_nothing_with_the_document() -> None:
@@ -191,7 +192,7 @@ def test_every_field_has_a_docstring() -> None:
 
 
 def test_neither_torch_nor_numpy_is_imported() -> None:
-    code = "import sys, autoshield_bench.suite; print({'torch', 'numpy'} & set(sys.modules))"
+    code = "import sys, autoshield_bench.suite_file; print({'torch', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

@@ -21,7 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(arguments: argparse.Namespace) -> int:
     """Print the suites."""
     from autoshield_bench.shipped import shipped_suites
-    from autoshield_bench.suite import SuiteDocument
+    from autoshield_bench.suite_file import SuiteDocument
 
     found = []
     for name, path in shipped_suites().items():

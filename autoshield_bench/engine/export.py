@@ -23,7 +23,7 @@ from autoshield_bench.registry import Registry
 from autoshield_bench.results import CellRecord, ResultSet, cell_path, load_results
 from autoshield_bench.seeding import ImageRandom, derive_seed
 from autoshield_bench.store import ArtifactStore, read_json, write_bytes
-from autoshield_bench.suite import SuiteDocument
+from autoshield_bench.suite_file import SuiteDocument
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ from autoshield_bench.results import (
 )
 from autoshield_bench.seeding import global_seed
 from autoshield_bench.store import ArtifactStore, read_json, write_bytes, write_json, write_text
+from autoshield_bench.suite_file import replaced
 
 if TYPE_CHECKING:
     from autoshield_bench.engine.scoring import Score, Scorer
@@ -106,7 +107,7 @@ def plan_for(loaded: LoadedSuite, options: RunOptions) -> Plan:
     if options.seed is not None:
         if not 0 <= options.seed < 2**31:
             raise UsageError(f"seed: {options.seed} is not between 0 and 2147483647")
-        loaded = LoadedSuite(loaded.suite.with_(seeds=(options.seed,)), loaded.registry, loaded.folder)
+        loaded = LoadedSuite(replaced(loaded.suite, seeds=(options.seed,)), loaded.registry, loaded.folder)
     try:
         device = resolve_device(options.device)
     except ValueError as error:
