@@ -170,7 +170,7 @@ class CellRecord:
         _expect(fields, {"key": str, "score_key": str, "status": str, "strong": bool, "facts": dict, "env": str})
         _expect(fields, {"error": str | None})
         for counts in (counts for stage in fields["passes"].values() for counts in stage.values()):
-            _expect(counts, {"forward": int, "backward": int})
+            _expect(counts, dict.fromkeys(counts, int))
         fields["outcomes"] = Outcomes.from_json(fields["outcomes"]) if fields["outcomes"] else None
         if (fields["status"] == "ok") != (fields["outcomes"] is not None):
             raise ValueError(f"status is {fields['status']!r}, which does not fit the outcomes")
