@@ -30,13 +30,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the suite; return 1 where cells failed."""
-    from autoshield_bench.cli.allocator import keep_freed_memory
+    from autoshield_bench.cli.process import prepare_process
     from autoshield_bench.cli.progress import watcher
     from autoshield_bench.cli.warnings import show_log
     from autoshield_bench.engine.runner import plan_for, results_directory, run_plan
 
     show_log()
-    keep_freed_memory()
+    prepare_process()
     loaded, options = load(arguments)
     plan = plan_for(loaded, options)
     results = run_plan(plan, loaded, options, watcher(quiet=arguments.quiet))

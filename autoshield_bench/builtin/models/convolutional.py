@@ -39,9 +39,9 @@ class SmallCNN(Model):
 class DeepCNN(Model):
     """A residual network of seven layers: the more complex classifier that the study asks for."""
 
-    features: int = 32
+    features: int = 24
     """Channels of the first convolution."""
-    epochs: int = 4
+    epochs: int = 3
     """Passes over the fitting part."""
 
     def __post_init__(self) -> None:

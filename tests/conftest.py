@@ -1,0 +1,6 @@
+"""What every test relies on: no plugin, data or cache of the machine beyond what the environment names."""
+
+import os
+
+# Before torch is loaded: threads that wait must not spin, or tests crawl on a machine that does anything else.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
