@@ -57,15 +57,15 @@ class Ball:
 
         if self.threat.norm == "linf":
             return torch.minimum(torch.maximum(x, self.low), self.high)
-        projected = self._shrink(x).clamp(0.0, 1.0)
-        # Scaling in float32 can leave a rounding error outside: shrink those again until float64 agrees.
-        for attempt in range(8):
-            outside = distance(projected, self.centre, "l2") > self.threat.eps
-            if not bool(outside.any()):
-                return projected
-            again = self._shrink(projected, slack=2.0 ** (attempt - 22)).clamp(0.0, 1.0)
-            projected = torch.where(_per_image(outside, projected), again, projected)
-        return torch.where(_per_image(outside, projected), self.centre, projected)
+        centre, offset = self.centre.double(), x.double() - self.centre.double()
+        lengths = _per_image(offset.flatten(1).norm(dim=1), offset)
+        # A few float64 roundings of room, so that the length of the result cannot exceed eps by one of them.
+        factor = (self.threat.eps * (1.0 - 1e-14) / lengths.clamp_min(1e-300)).clamp(max=1.0)
+        exact = torch.where(factor < 1.0, centre + offset * factor, x.double())
+        rounded = exact.to(x.dtype)
+        # Rounding to float32 may lengthen a step: round each value towards the centre instead.
+        longer = (rounded.double() - centre).abs() > (exact - centre).abs()
+        return torch.where(longer, torch.nextafter(rounded, self.centre), rounded).clamp(0.0, 1.0)
 
     def random_start(self, rng: ImageRandom, *purpose: str | int) -> Tensor:
         """Return a point of the ball per image: uniform for L-infinity and, by direction and radius, for L2."""
@@ -79,12 +79,6 @@ class Ball:
             lengths = direction.norm(dim=1, keepdim=True).clamp_min(1e-12)
             offset = (direction / lengths * radius * self.threat.eps).view(-1, *shape)
         return self.project(self.centre + offset.to(self.centre))
-
-    def _shrink(self, x: Tensor, slack: float = 0.0) -> Tensor:
-        offset = x - self.centre
-        lengths = _per_image(offset.flatten(1).norm(dim=1), offset)
-        factor = (self.threat.eps * (1.0 - slack) / lengths.clamp_min(1e-30)).clamp(max=1.0)
-        return self.centre + offset * factor
 
 
 def _per_image(values: Tensor, like: Tensor) -> Tensor:

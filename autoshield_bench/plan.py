@@ -376,9 +376,9 @@ class _Planner:
         return ModelPlan(use, seed, key, path)
 
     def _stages(self, entry: Any, model: ModelPlan, seed: int) -> tuple[StagePlan, ...]:
-        params = (
-            {**entry.params, "stages": [stage.to_json() for stage in entry.stages]} if entry.stages else entry.params
-        )
+        params = dict(entry.params)
+        if entry.stages:
+            params["stages"] = [stage.model_dump(mode="json") for stage in entry.stages]
         plans: list[StagePlan] = []
         opened = flatten(self._registry, self._registry.find("defense", entry.use), params)
         for position, (plugin, filled) in enumerate(opened, start=1):

@@ -77,7 +77,7 @@ class ImageRandom:
         return ImageRandom(self._seed, [self._indices[row] for row in chosen], path=self._path)
 
     def uniform(self, shape: Sequence[int], *purpose: str | int, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
-        """Return float32 draws ``[N, *shape]``, uniform on [low, high)."""
+        """Return float32 draws ``[N, *shape]``, uniform between ``low`` and ``high``."""
         drawn = self._draw(shape, purpose, "uniform")
         return drawn * (high - low) + low
 
@@ -90,7 +90,7 @@ class ImageRandom:
         import torch
 
         drawn = np.empty((len(self._indices), *shape), dtype=np.float32)
-        low_word = derive_seed(self._seed, *self._path, *purpose)
+        low_word = derive_seed(self._seed, *self._path, *purpose, law)
         for row, index in enumerate(self._indices):
             stream = _stream(low_word, index)
             if law == "uniform":

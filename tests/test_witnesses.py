@@ -17,8 +17,8 @@ from autoshield_bench.builtin.attacks.fgsm import FGSM
 from autoshield_bench.builtin.attacks.pgd import PGD
 from autoshield_bench.builtin.models.networks import small_cnn
 from autoshield_bench.contracts import Attack, AttackRequest, LossGradient, Norm, Recipe, ThreatModel
-from autoshield_bench.engine.access import GradientTarget, make_target
-from autoshield_bench.engine.pipeline import PassCounter, frozen
+from autoshield_bench.engine.access import GradientTarget
+from autoshield_bench.engine.pipeline import PassCounter, Pipeline, frozen
 from autoshield_bench.engine.training import train_classifier
 from autoshield_bench.seeding import ImageRandom, generator, global_seed
 
@@ -78,7 +78,7 @@ class LastPoint:
 def ours(case: Case, attack: Attack, norm: Norm) -> tuple[Tensor, Tensor]:
     """Return what the attack returned and the last point that it looked at."""
     rng = ImageRandom(0, range(len(case.images)))
-    target = LastPoint(make_target(case.network, (), rng, PassCounter(), classes=10, eot=1))
+    target = LastPoint(GradientTarget(Pipeline(case.network, (), PassCounter()), rng, classes=10, eot=1))
     request = AttackRequest(
         images=case.images,
         labels=case.labels,
@@ -98,7 +98,7 @@ def foolbox_finds(case: Case, attack: Any, norm: Norm) -> Tensor:
 
 @pytest.fixture(scope="module")
 def torchattacks() -> Any:
-    # It pins an old `requests` and is no part of the test extra; .ci/run installs it where it can.
+    # No part of the test extra, since it pins an old `requests`; a second witness where it is installed.
     return pytest.importorskip("torchattacks", exc_type=ImportError)
 
 

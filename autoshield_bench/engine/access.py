@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoshield_bench.contracts import Access, LossGradient
-from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline
+from autoshield_bench.engine.pipeline import FittedStage, Pipeline
 from autoshield_bench.errors import CellError
 from autoshield_bench.seeding import ImageRandom
 
@@ -25,7 +25,8 @@ class GradientTarget:
         self._rng = rng
         self._classes = classes
         self._samples = eot if pipeline.stochastic else 1
-        self._calls = 0
+        # Shared with selections, so that draws stay fresh when an attack selects in every step.
+        self._calls = [0]
 
     @property
     def classes(self) -> int:
@@ -62,23 +63,10 @@ class GradientTarget:
         return chosen
 
     def _fresh_draws(self) -> list[ImageRandom]:
-        self._calls += 1
-        return [self._rng.child("eot", self._calls, sample) for sample in range(self._samples)]
+        self._calls[0] += 1
+        return [self._rng.child("eot", self._calls[0], sample) for sample in range(self._samples)]
 
 
 def seen_stages(access: Access, stages: Sequence[FittedStage]) -> Sequence[FittedStage]:
     """Return the stages of the defense that an attack at this access level may look through."""
     return () if access == "gray-box" else stages
-
-
-def make_target(
-    classifier: nn.Module,
-    stages: Sequence[FittedStage],
-    rng: ImageRandom,
-    counter: PassCounter,
-    *,
-    classes: int,
-    eot: int,
-) -> GradientTarget:
-    """Return the target over what ``seen_stages`` left, for one batch of images."""
-    return GradientTarget(Pipeline(classifier, stages, counter), rng, classes=classes, eot=eot)

@@ -20,15 +20,25 @@ def stratified_order(
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Return a fixed random order of images in which every prefix holds each class in proportion, to one image.
 
-    A class's images are shuffled; the i-th of m stands at the share (i + 1/2) / m, and all classes are merged by share.
-    So subsets are nested: the first 500 belong to the first 1,000.
+    So subsets are nested: the first 500 belong to the first 1,000. A class's images are shuffled; which class comes
+    next is decided as in Tijdeman 1980, "The chairman assignment problem" (Discrete Mathematics 32): of the classes that
+    are due, the one whose deadline is nearest.
     """
-    share = np.empty(len(labels), dtype=np.float64)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    classes, counts = np.unique(labels, return_counts=True)
+    members = []
+    for label in classes:
         shuffle = np.random.Generator(np.random.Philox(derive_seed("stratified", purpose, int(label))))
-        share[shuffle.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.lexsort((labels, share))
+        members.append(shuffle.permutation(np.flatnonzero(labels == label)))
+    share, slack = counts / len(labels), 1 / max(2 * len(classes) - 2, 1)
+    taken = np.zeros(len(classes), dtype=np.int64)
+    order = np.empty(len(labels), dtype=np.int64)
+    for position in range(len(labels)):
+        owed = share * (position + 1) - taken
+        deadline = np.where((owed >= slack - 1e-9) & (taken < counts), (1 - slack - owed) / share, np.inf)
+        chosen = int(deadline.argmin())
+        order[position] = members[chosen][taken[chosen]]
+        taken[chosen] += 1
+    return order
 
 
 class Data:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoshield_bench.contracts import Defense
 from autoshield_bench.seeding import ImageRandom
-
-GradientPath = Literal["exact", "bpda"]
 
 
 class PassCounter:
@@ -71,31 +70,26 @@ class Output:
 class Pipeline:
     """Stages in sequence, then the classifier; frozen, in evaluation mode, every pass counted.
 
-    A stage whose gradient path is ``bpda`` runs forward as it is and backward through its surrogate (Athalye et al.
-    2018, arXiv:1802.00420).
+    A stage that declares itself not differentiable runs forward as it is and backward through its surrogate (BPDA,
+    Athalye et al. 2018, arXiv:1802.00420).
     """
 
     def __init__(self, classifier: nn.Module, stages: Sequence[FittedStage], counter: PassCounter) -> None:
         for stage in stages:
-            classifier = stage.defense.defend(classifier)
+            if type(stage.defense).defend is not Defense.defend:
+                # A copy: whatever the defense does to it, the undefended classifier stays what it was.
+                classifier = stage.defense.defend(copy.deepcopy(classifier))
         self.classifier = frozen(classifier)
+        self.stochastic = any(stage.stochastic for stage in stages)
         self.stages = tuple(stage for stage in stages if stage.transforms)
         for stage in self.stages:
             for module in stage.defense.modules():
                 frozen(module)
         self.counter = counter
 
-    @property
-    def stochastic(self) -> bool:
-        """Whether any stage draws random numbers."""
-        return any(stage.stochastic for stage in self.stages)
-
-    @property
-    def path(self) -> tuple[GradientPath, ...]:
-        """Gradient path through each stage, as declared."""
-        return tuple("exact" if stage.differentiable else "bpda" for stage in self.stages)
-
     def __call__(self, x: Tensor, rng: ImageRandom) -> Output:
+        if self.stages:
+            x = x.clone()  # a stage may work in place; the caller's images are not its to change
         for position, stage in enumerate(self.stages):
             x = self._pass_stage(stage, x, rng.child("stage", position))
         logits: Tensor = self.classifier(x)
@@ -105,7 +99,7 @@ class Pipeline:
     def _pass_stage(self, stage: FittedStage, x: Tensor, rng: ImageRandom) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled() and not stage.differentiable:
             with torch.no_grad():
-                purified = stage.defense.purify(x.detach(), rng)
+                purified = stage.defense.purify(x.detach().clone(), rng)
             purified = _straight_through(stage.defense.surrogate(x), purified)
         else:
             purified = stage.defense.purify(x, rng)
@@ -116,7 +110,9 @@ class Pipeline:
         self.counter.forward(component, images)
         if output.requires_grad:
             # Counted when a gradient really flows, so that an attack pays for what it did and for nothing else.
-            output.register_hook(lambda _gradient: self.counter.backward(component, images))  # type: ignore[no-untyped-call]
+            output.register_hook(  # type: ignore[no-untyped-call]
+                lambda _gradient: self.counter.backward(component, images)
+            )
 
 
 def frozen(module: nn.Module) -> nn.Module:

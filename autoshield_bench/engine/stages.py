@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from autoshield_bench.contracts import Attack, AttackRequest, Defense, FitRequest, Model
-from autoshield_bench.engine.access import make_target, seen_stages
+from autoshield_bench.engine.access import GradientTarget, seen_stages
 from autoshield_bench.engine.cost import fit_passes, training_passes
 from autoshield_bench.engine.data import Data
 from autoshield_bench.engine.guard import check_adversarial, check_images, check_logits
 from autoshield_bench.engine.journal import Journal
-from autoshield_bench.engine.pipeline import FittedStage, PassCounter, frozen
+from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline, frozen
 from autoshield_bench.engine.progress import Progress
 from autoshield_bench.engine.training import load_weights, read_checkpoint, train_classifier
 from autoshield_bench.errors import CellError, StoreError
@@ -149,14 +150,15 @@ class Workshop:
             global_seed("fit", seed, stage.component),
             _threads(TRAINING_THREADS),
         ):
+            # Copies: what a defense does to them is its own affair.
             defense.fit(
                 FitRequest(
-                    images=images,
-                    labels=labels,
-                    validation_images=validation_images,
-                    validation_labels=validation_labels,
+                    images=images.clone(),
+                    labels=labels.clone(),
+                    validation_images=validation_images.clone(),
+                    validation_labels=validation_labels.clone(),
                     upstream=_upstream(before, seed),
-                    classifier=self.classifier(cell) if stage.spec.needs_classifier else None,
+                    classifier=copy.deepcopy(self.classifier(cell)) if stage.spec.needs_classifier else None,
                     generator=generator("fit", seed, stage.component, "generator"),
                     device=self.device,
                     progress=lambda done, total: self._rescaled(done, total, len(images)),
@@ -185,6 +187,7 @@ class Workshop:
         classifier = self.classifier(cell)
         seen = seen_stages(attack.access, self.stages(cell) if attack.access != "gray-box" else ())
         counter = PassCounter()
+        pipeline = Pipeline(classifier, seen, counter)
         subset = self.data.test_subset(cell.images)
         who = f"attack {attack.use.label!r} of {attack.use.plugin.distribution}"
         against = "the bare classifier" if attack.access == "gray-box" else cell.id.defense
@@ -196,9 +199,7 @@ class Workshop:
                 rng = ImageRandom(derive_seed("attack", cell.id.seed), indices.tolist())
                 clean = self.data.test_images(indices).to(self.device)
                 labels = self.data.test_labels[indices].to(self.device)
-                target = make_target(
-                    classifier, seen, rng.child("target"), counter, classes=self.data.info.classes, eot=attack.eot
-                )
+                target = GradientTarget(pipeline, rng.child("target"), classes=self.data.info.classes, eot=attack.eot)
                 returned = runner.run(
                     AttackRequest(
                         images=clean.clone(),

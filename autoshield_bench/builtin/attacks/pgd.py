@@ -45,7 +45,7 @@ class PGD(Attack):
                 raise ParameterError(key, f"{getattr(self, key)} is too small; give at least 1")
         for key in ("step_size", "relative_step_size"):
             value = getattr(self, key)
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < float("inf"):
                 raise ParameterError(key, f"{value:g} is not positive; give a positive length")
         if self.step_size is not None and self.relative_step_size is not None:
             raise ParameterError("step_size", "give either step_size or relative_step_size, not both")
@@ -61,13 +61,13 @@ class PGD(Attack):
         ball = Ball(request.images, request.threat)
         loss = cross_entropy(request.labels)
         best = request.images.clone()
-        best_rank = torch.full((len(best),), -torch.inf, device=best.device)
+        best_loss = torch.full((len(best),), -torch.inf, device=best.device)
+        best_wrong = torch.zeros(len(best), dtype=torch.bool, device=best.device)
 
         def keep(x: Tensor, losses: Tensor, logits: Tensor) -> None:
-            # Cross-entropy is at least 0, so adding a constant above every finite loss puts misclassified points first.
-            rank = torch.where(logits.argmax(1) != request.labels, losses + 1e6, losses)
-            better = rank > best_rank
-            best_rank[better] = rank[better]
+            wrong = logits.argmax(1) != request.labels
+            better = (wrong & ~best_wrong) | ((wrong == best_wrong) & (losses > best_loss))
+            best_loss[better], best_wrong[better] = losses[better], wrong[better]
             best[better] = x[better]
 
         for restart in range(self.restarts):
