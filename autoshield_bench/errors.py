@@ -60,6 +60,10 @@ class DataError(AubenchError):
     exit_code = 3
 
 
+class CheckpointError(DataError):
+    """A user's checkpoint is not what the suite says; raised by the host alone."""
+
+
 class Unavailable(AubenchError):
     """Something optional cannot be had here, such as the weights of a metric; the message holds the remedy."""
 

@@ -7,7 +7,6 @@ thread count and evaluation batch size, which change nothing but the order of fl
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -17,6 +16,7 @@ from typing import Any, cast
 from autoshield_bench.contracts import (
     ACCESS_LEVELS,
     CONTRACT,
+    NORMS,
     Access,
     AttackSpec,
     Chain,
@@ -79,8 +79,10 @@ def find_suite(source: str | Path) -> Path:
 
 def check_suite(document: SuiteDocument, registry: Registry, folder: Path) -> LoadedSuite:
     """Check structure, plugin names, parameters and norms together. Raises SuiteError with every problem."""
-    problems = [*document.problems(), *_PluginCheck(document, registry).problems()]
-    document.raise_for(problems)
+    problems = {problem.path: problem for problem in _PluginCheck(document, registry).problems()}
+    # One problem per key: what is wrong with its structure says more than what follows from it.
+    problems |= {problem.path: problem for problem in document.problems()}
+    document.raise_for(list(problems.values()))
     return LoadedSuite(document.suite(), registry, folder)
 
 
@@ -107,11 +109,15 @@ class _PluginCheck:
             return
         entry = self._document.at(path)
         params = dict(named.params)
-        if kind == "defense" and isinstance(entry.get("stages"), list):
+        if kind == "defense" and entry.get("stages"):
             params["stages"] = entry["stages"]
         wrong = self._registry.check_params(plugin, params)
         for key, message in wrong:
-            self._found.append(Problem((*path, "params", key) if key in named.params else path, message))
+            if key in named.params:
+                place: tuple[str | int, ...] = (*path, "params", key)
+            else:
+                place = (*path, "stages") if key == "stages" else path
+            self._found.append(Problem(place, message))
         if kind == "defense" and not wrong:
             try:
                 flatten(self._registry, plugin, params)
@@ -122,14 +128,13 @@ class _PluginCheck:
 
     def _check_norms(self, spec: AttackSpec, path: tuple[str | int, ...], entry: Mapping[str, Any]) -> None:
         threats = self._document.data.get("threats")
-        asked = (
-            {threat.get("norm") for threat in threats if isinstance(threat, dict)}
-            if isinstance(threats, list)
-            else set()
+        named = (
+            [threat.get("norm") for threat in threats if isinstance(threat, dict)] if isinstance(threats, list) else []
         )
-        if isinstance(entry.get("norms"), list):
-            asked &= {norm for norm in entry["norms"] if isinstance(norm, str)}
-        for norm in sorted(norm for norm in asked if isinstance(norm, str) and norm not in spec.norms):
+        only = entry.get("norms")
+        for norm in NORMS:
+            if norm not in named or norm in spec.norms or (isinstance(only, list) and norm not in only):
+                continue
             able = ", ".join(spec.norms)
             self._found.append(
                 Problem(
@@ -228,6 +233,8 @@ class Plan:
     device: Device
     numeric_class: str
     cells: tuple[Cell, ...]
+    checkpoints: Mapping[str, str]
+    """SHA-256 of each checkpoint that the suite names."""
 
     def matching(self, pattern: str | None) -> tuple[Cell, ...]:
         """Return the cells whose id matches a shell pattern; all of them for None."""
@@ -246,6 +253,7 @@ class Plan:
             "suite": self.suite.to_json(),
             "harness": {"version": __version__, "contract": CONTRACT, "source": harness_hash()},
             "numeric_class": self.numeric_class,
+            "checkpoints": dict(self.checkpoints),
             "plugins": used,
             "cells": [{"key": cell.key, "cell": cell.id.__dict__} for cell in self.cells],
         }
@@ -279,17 +287,28 @@ def flatten(
     return stages
 
 
-def make_plan(loaded: LoadedSuite, *, data_dir: Path, device: Device, limit: int | None = None) -> Plan:
+def make_plan(
+    loaded: LoadedSuite,
+    *,
+    data_dir: Path,
+    device: Device,
+    limit: int | None = None,
+    checkpoints: Mapping[str, str] | None = None,
+) -> Plan:
     """Lay out the cells of a suite. Makes sure that the data are there, since their content is part of every key.
 
-    Raises DataError where data or a checkpoint are missing.
+    ``checkpoints`` gives the SHA-256 of checkpoints by name, as an earlier plan recorded them, so that the plan of a
+    finished run can be made again where the files are not at hand. Raises DataError where data or a checkpoint are missing.
     """
-    return _Planner(loaded, data_dir, device, limit).plan()
+    return _Planner(loaded, data_dir, device, limit, checkpoints or {}).plan()
 
 
 class _Planner:
-    def __init__(self, loaded: LoadedSuite, data_dir: Path, device: Device, limit: int | None) -> None:
+    def __init__(
+        self, loaded: LoadedSuite, data_dir: Path, device: Device, limit: int | None, checkpoints: Mapping[str, str]
+    ) -> None:
         self._loaded = loaded
+        self._checkpoints = dict(checkpoints)
         self._suite = loaded.suite
         self._registry = loaded.registry
         self._data_dir = data_dir
@@ -323,7 +342,7 @@ class _Planner:
             for seed in suite.seeds
             for cell in self._cells_of(dataset_use.label, model, defense, seed, metrics)
         ]
-        return Plan(suite, dataset_use, self._data_dir, self._device, self._numeric, tuple(cells))
+        return Plan(suite, dataset_use, self._data_dir, self._device, self._numeric, tuple(cells), self._checkpoints)
 
     def _use(self, kind: Kind, use: str, label: str, params: Mapping[str, Any]) -> Use:
         plugin = self._registry.find(kind, use)
@@ -351,14 +370,15 @@ class _Planner:
     def _threats(self) -> list[ThreatModel]:
         return [ThreatModel(norm=entry.norm, eps=eps) for entry in self._suite.threats for eps in entry.eps]
 
-    @functools.cache  # noqa: B019 - lives as long as the planner
     def _checkpoint(self, name: str) -> tuple[Path, str]:
         path = self._loaded.folder / name
         if path.suffix != ".safetensors":
             raise DataError(f"{path}: a checkpoint is a .safetensors file; convert it with safetensors.torch.save_file")
-        if not path.is_file():
-            raise DataError(f"{path}: no such checkpoint; `checkpoint` is relative to the suite file")
-        return path, file_sha256(path)
+        if name not in self._checkpoints:
+            if not path.is_file():
+                raise DataError(f"{path}: no such checkpoint; `checkpoint` is relative to the suite file")
+            self._checkpoints[name] = file_sha256(path)
+        return path, self._checkpoints[name]
 
     def _model(self, entry: Any, seed: int) -> ModelPlan:
         use = self._use("model", entry.use, entry.label, entry.params)

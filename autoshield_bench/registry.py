@@ -128,14 +128,13 @@ class Registry:
         timings: dict[str, float] = {}
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         manager.add_hookspecs(hookspecs)
-        for provider in (*_installed(), *_given(extra)):
+        # Built-ins first: whoever claims one of their names is the newcomer, wherever it stands on the path.
+        for provider in sorted((*_installed(), *_given(extra)), key=lambda provider: provider.origin != "built-in"):
             began = time.perf_counter()
             try:
                 with contextlib.redirect_stdout(sys.stderr):
                     plugins.extend(_specs_of(provider, manager, problems))
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # a plugin may raise anything, SystemExit included
+            except (Exception, SystemExit) as error:
                 problems.append(Problem(provider.distribution, provider.entry_point, _describe(error)))
             timings[f"{provider.distribution}:{provider.entry_point}"] = time.perf_counter() - began
         return cls(plugins, problems, timings)
@@ -220,7 +219,12 @@ class Registry:
 
         instance = self.make(plugin, params)
         values = {name: getattr(instance, name) for name in _parameter_types(cast("type", type(instance)))}
-        filled: dict[str, Any] = to_jsonable_python(values)
+        try:
+            filled: dict[str, Any] = to_jsonable_python(values)
+            json.dumps(filled, allow_nan=False)
+        except Exception as error:
+            who = f"{plugin.kind} {plugin.name!r} of {plugin.distribution}"
+            raise PluginError(f"{who}: a parameter cannot be recorded as JSON: {_describe(error)}") from error
         return filled
 
 
@@ -229,7 +233,8 @@ def _installed() -> Iterator[Provider]:
     seen: set[tuple[str, str]] = set()
     for point in metadata.entry_points(group=hookspecs.PROJECT):
         distribution = point.dist
-        name = distribution.name if distribution else "unknown"
+        # A damaged installation may have lost its metadata, and with them its name.
+        name = (distribution.name if distribution else None) or "unknown"
         # An environment may list one distribution twice (a source tree beside its installed copy): take the first.
         if (_normal(name), point.name) in seen:
             continue
@@ -240,7 +245,7 @@ def _installed() -> Iterator[Provider]:
         editable = distribution is not None and source.is_editable(distribution)
         yield Provider(
             distribution=name,
-            version=distribution.version if distribution else "",
+            version=(distribution.version if distribution else None) or "",
             entry_point=point.name,
             origin="built-in" if home else "editable" if editable else "installed",
             load=point.load,
@@ -321,10 +326,16 @@ def _spec_problem(spec: object, kind: Kind) -> str | None:
         return f"{hook}: name {spec.name!r} is not made of lower-case letters, digits and hyphens"
     if not isinstance(spec.factory, str) or not _FACTORY.fullmatch(spec.factory):
         return f"{hook}: {spec.name!r} has factory {spec.factory!r}, which is not of the form 'package.module:Class'"
+    if isinstance(spec, contracts.AttackSpec) and not _are_norms(spec.norms):
+        return f"{hook}: {spec.name!r} has norms {spec.norms!r}; give a tuple of {' and '.join(contracts.NORMS)}"
     version, summary = cast("tuple[object, object]", (spec.version, spec.summary))
     if not isinstance(version, int) or not isinstance(summary, str):
         return f"{hook}: {spec.name!r} must have an integer version and a one-line summary"
     return None
+
+
+def _are_norms(value: object) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(norm in contracts.NORMS for norm in value)
 
 
 def _clashes(plugins: Sequence[Plugin]) -> list[Problem]:
@@ -347,9 +358,7 @@ def _load_factory(factory: str, kind: Kind, who: str) -> type:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             module = importlib.import_module(module_name)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"{who}: {module_name} cannot be imported: {_describe(error)}") from error
     made = getattr(module, class_name, None)
     if made is None:
@@ -392,14 +401,17 @@ def _converted(hint: Any, value: Any) -> Any:
 def _type_problem(hint: Any, value: Any) -> str | None:
     from pydantic import ValidationError
 
+    wanted = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
+    remedy = f"give a value of type {wanted}"
     if isinstance(value, float) and not math.isfinite(value):
-        return f"{value!r} is not a finite number"
+        return f"{value!r} is not a finite number; {remedy}"
     try:
         _converted(hint, value)
     except ValidationError as error:
-        return "; ".join(f"{detail['msg'].lower()}, got {str(detail['input'])[:60]!r}" for detail in error.errors()[:1])
+        detail = error.errors()[0]
+        return f"{detail['msg'].lower()}, got {str(detail['input'])[:60]!r}; {remedy}"
     except (TypeError, ValueError):
-        return f"a value of type {type(value).__name__} cannot be a parameter"
+        return f"a value of type {type(value).__name__} cannot be a parameter; {remedy}"
     return None
 
 

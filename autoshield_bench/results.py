@@ -116,11 +116,16 @@ class MetricResult:
     it was taken on, ``undefined`` of them without a value."""
     unavailable: str | None = None
     """Why the metric could not be taken, with the remedy."""
+    retry: bool = False
+    """Whether the machine lacked something, such as weights, so that it is tried again once that is there."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> MetricResult:
         """Read the fields of a metric. Raises ValueError or TypeError where they are not what they should be."""
-        _expect(value, {"direction": str, "unit": str, "notes": str, "pairs": dict, "unavailable": str | None})
+        _expect(
+            value,
+            {"direction": str, "unit": str, "notes": str, "pairs": dict, "unavailable": str | None, "retry": bool},
+        )
         for pair in value["pairs"].values():
             _expect(pair, {"value": float | int | None, "n": int, "undefined": int})
         return cls(**value)

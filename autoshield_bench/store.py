@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +150,10 @@ class ArtifactStore:
         from safetensors.torch import save
 
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        owners: dict[int, str] = {}
+        for name, tensor in plain.items():
+            if owners.setdefault(tensor.untyped_storage().data_ptr(), name) != name:
+                plain[name] = tensor.clone()  # safetensors refuses memory that two names share, as tied weights do
         data = save(plain)
         directory = self.directory(stage, key)
         write_bytes(directory / "tensors.safetensors", data)
@@ -179,7 +184,7 @@ class ArtifactStore:
             return None
 
     def _set_aside(self, directory: Path, why: str) -> None:
-        aside = self.root / "set-aside" / f"{directory.name}-{os.getpid()}"
+        aside = self.root / "set-aside" / f"{directory.name}-{os.getpid()}-{time.time_ns()}"
         log.warning("cache: artifact %s is damaged (%s); set aside and built anew", directory.name[:12], why)
         try:
             aside.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,13 @@ assert "torch" not in sys.modules
 
 def test_public_names_arrive_without_torch(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", LAZY], capture_output=True, text=True, cwd=tmp_path, env=os.environ, timeout=60, check=False
+        [sys.executable, "-c", LAZY],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []

@@ -37,7 +37,7 @@ def aubench_attacks():
 _serial = itertools.count()
 
 
-# -- fake distributions and the command line, for other test files too ----------------------------------------------
+# -- fake distributions and the command line, for other test files too ------------------------------------------------
 
 
 def distribution(site: Path, name: str, code: str, *, metadata: bool = True, files: tuple[str, ...] = ()) -> str:
@@ -79,10 +79,11 @@ class Finished:
 
 
 def aubench(*arguments: object) -> Finished:
-    """Run a command in this process, and leave its signal handlers and logging as they were."""
+    """Run a command in this process, and leave its environment, signal handlers and logging as they were."""
     out, err = io.StringIO(), io.StringIO()
     logger = logging.getLogger("autoshield_bench")
     handler = signal.getsignal(signal.SIGTERM)
+    environment = dict(os.environ)
     handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -91,6 +92,8 @@ def aubench(*arguments: object) -> Finished:
             except SystemExit as stopped:
                 code = int(stopped.code or 0)
     finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
         signal.signal(signal.SIGTERM, handler)
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
@@ -103,6 +106,11 @@ def python(code: str, *arguments: object, cwd: Path, **env: str) -> subprocess.C
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True, text=True, encoding="utf-8", cwd=cwd, env={**os.environ, **env}, timeout=120, check=False,
     )  # fmt: skip
+
+
+def path_with(folder: Path) -> str:
+    """PYTHONPATH with a folder in front."""
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture
@@ -185,7 +193,7 @@ def aubench_models():
     }  # fmt: skip
     table = aubench("plugins", "list", "--kind", "attack").out
     first = next(line.split() for line in table.splitlines() if line.split()[:1] == ["attack"])
-    assert first == "attack a1 many-kinds 1.0 installed An attack, in two lines.".split()
+    assert first == ["attack", "a1", "many-kinds", "1.0", "installed", "An", "attack,", "in", "two", "lines."]
     assert "d1" not in table
 
 
@@ -211,12 +219,12 @@ sys.exit(code)
 def test_listing_imports_neither_torch_nor_any_factory(tmp_path, options):
     (tmp_path / "heavy_factory.py").write_text("import torch", encoding="utf-8")
     distribution(tmp_path, "heavy", HEAD + SOUND.replace("{module}:", "heavy_factory:"))
-    done = python(LIST, *options, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    done = python(LIST, *options, cwd=tmp_path, PYTHONPATH=path_with(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert "A sound attack." in done.stdout
 
 
-# -- broken plugins -----------------------------------------------------------------------------------------------------
+# -- broken plugins ---------------------------------------------------------------------------------------------------
 
 SPEC = 'AttackSpec(name="lost", factory="x:X", summary="s", norms=("linf",))'
 
@@ -317,12 +325,12 @@ def test_a_broken_plugin_does_not_stop_a_suite_that_does_not_ask_for_it(site, tm
 def test_a_termination_while_plugins_load_ends_the_program(tmp_path):
     distribution(tmp_path, "killer", "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n" + HEAD + SOUND)
     script = "import sys; from autoshield_bench.cli.main import main; sys.exit(main(['plugins', 'list']))"
-    done = python(script, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    done = python(script, cwd=tmp_path, PYTHONPATH=path_with(tmp_path))
     assert done.returncode == 143
     assert done.stdout == ""
 
 
-# -- names ----------------------------------------------------------------------------------------------------------------
+# -- names ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_name_that_two_claim_must_say_whose(site, tmp_path):
@@ -358,7 +366,7 @@ def test_third_party_plugins_can_be_turned_off(site, monkeypatch):
     assert Registry.discover().find("attack", "sound").distribution == "quite-sound"
 
 
-# -- factories and parameters -----------------------------------------------------------------------------------------------
+# -- factories and parameters -----------------------------------------------------------------------------------------
 
 FACTORY = """
 from dataclasses import dataclass
@@ -476,7 +484,7 @@ def test_a_suite_shows_every_wrong_parameter_with_its_line(site, tmp_path):
     assert any('did you mean "steps"?' in line for line in done.errors)
 
 
-# -- keys -------------------------------------------------------------------------------------------------------------------
+# -- keys -------------------------------------------------------------------------------------------------------------
 
 
 def test_an_edited_plugin_is_another_plugin(site):

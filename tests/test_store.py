@@ -43,7 +43,7 @@ def warnings_of_the_store():
     logger.removeHandler(collector)
 
 
-# -- writing ------------------------------------------------------------------------------------------------------------
+# -- writing ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", ["fsync", "fdopen", "replace"])
@@ -97,7 +97,7 @@ def test_a_place_that_cannot_be_written_is_an_error_naming_it(tmp_path):
         write_bytes(tmp_path / "file" / "x", b"")
 
 
-# -- JSON -----------------------------------------------------------------------------------------------------------------
+# -- JSON -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_key_depends_on_content_alone():
@@ -114,7 +114,10 @@ def test_a_key_depends_on_content_alone():
 def test_json_on_disk_is_sorted_indented_and_free_of_noise(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, {"b": 0.1 + 0.2, "a": {"é": (1, True, None)}})
-    assert path.read_bytes() == '{\n  "a": {\n    "é": [\n      1,\n      true,\n      null\n    ]\n  },\n  "b": 0.3\n}\n'.encode()
+    assert (
+        path.read_bytes()
+        == '{\n  "a": {\n    "é": [\n      1,\n      true,\n      null\n    ]\n  },\n  "b": 0.3\n}\n'.encode()
+    )
     assert read_json(path) == {"a": {"é": [1, True, None]}, "b": 0.3}
 
 
@@ -165,7 +168,7 @@ def test_json_is_read_from_plain_files_of_sane_size_alone(tmp_path):
             read_json(tmp_path / name)
 
 
-# -- artifacts --------------------------------------------------------------------------------------------------------------
+# -- artifacts --------------------------------------------------------------------------------------------------------
 
 
 def tensors():
@@ -244,17 +247,24 @@ DAMAGE = {
 def test_a_damaged_artifact_is_set_aside_with_a_warning_and_can_be_built_anew(tmp_path, warnings_of_the_store, name):
     store = ArtifactStore(tmp_path)
     store.save("attack", KEY, {"x": torch.ones(3)}, {})
-    # Twice: a disk that damages files does not do so only once.
-    for _time in range(2):
-        DAMAGE[name](store.directory("attack", KEY))
+    DAMAGE[name](store.directory("attack", KEY))
+    assert store.load("attack", KEY) is None
+    assert KEY[:12] in warnings_of_the_store.pop()
+    assert not store.has("attack", KEY)
+    store.save("attack", KEY, {"x": torch.zeros(3)}, {})
+    found = store.load("attack", KEY)
+    assert found is not None
+    assert found[0]["x"].tolist() == [0, 0, 0]
+    assert warnings_of_the_store == []
+
+
+def test_an_artifact_may_be_damaged_again(tmp_path, warnings_of_the_store):
+    store = ArtifactStore(tmp_path)
+    for _time in range(3):
+        store.save("attack", KEY, {"x": torch.ones(3)}, {})
+        flip(store.directory("attack", KEY))
         assert store.load("attack", KEY) is None
-        assert KEY[:12] in warnings_of_the_store.pop()
-        assert not store.has("attack", KEY)
-        store.save("attack", KEY, {"x": torch.zeros(3)}, {})
-        found = store.load("attack", KEY)
-        assert found is not None
-        assert found[0]["x"].tolist() == [0, 0, 0]
-        assert warnings_of_the_store == []
+    assert len(warnings_of_the_store) == 3
 
 
 def test_an_artifact_without_a_manifest_was_never_published(tmp_path, warnings_of_the_store):
@@ -286,7 +296,7 @@ def test_a_save_that_fails_midway_publishes_nothing(tmp_path, monkeypatch):
     assert store.load("attack", KEY) is not None
 
 
-# -- records ------------------------------------------------------------------------------------------------------------------
+# -- records ----------------------------------------------------------------------------------------------------------
 
 
 def full_record() -> CellRecord:

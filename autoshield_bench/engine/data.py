@@ -21,8 +21,8 @@ def stratified_order(
     """Return a fixed random order of images in which every prefix holds each class in proportion, to one image.
 
     So subsets are nested: the first 500 belong to the first 1,000. A class's images are shuffled; which class comes
-    next is decided as in Tijdeman 1980, "The chairman assignment problem" (Discrete Mathematics 32): of the classes that
-    are due, the one whose deadline is nearest.
+    next is decided as in Tijdeman 1980, "The chairman assignment problem" (Discrete Mathematics 32): of the classes
+    that are due, the one whose deadline is nearest.
     """
     classes, counts = np.unique(labels, return_counts=True)
     members = []

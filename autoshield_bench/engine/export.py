@@ -73,10 +73,16 @@ def _open(results: ResultSet, options: ExportOptions) -> tuple[dict[str, Cell], 
     loaded = check_suite(
         SuiteDocument.from_dict(dict(results.suite), suite_file), Registry.discover(), results.directory
     )
-    recorded = str(read_json(suite_file).get("numeric_class", ""))
-    device = resolve_device(recorded.partition("/")[0] or "auto")
+    recorded = read_json(suite_file)
+    device = resolve_device(str(recorded.get("numeric_class", "")).partition("/")[0] or "auto")
     largest = max(record.outcomes.n for record in results if record.outcomes)
-    plan = make_plan(loaded, data_dir=options.data_dir or places.data_dir(), device=device, limit=largest)
+    plan = make_plan(
+        loaded,
+        data_dir=options.data_dir or places.data_dir(),
+        device=device,
+        limit=largest,
+        checkpoints=recorded.get("checkpoints", {}),
+    )
     dataset: Dataset = loaded.registry.make(plan.dataset.plugin, plan.suite.dataset.params)
     workshop = Workshop(
         registry=loaded.registry,

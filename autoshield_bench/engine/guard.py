@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,11 +15,8 @@ SLACK = 1e-6
 """Room outside the ball for the float32 rounding of third parties; built-in attacks need none."""
 
 
-def check_images(returned: object, clean: Tensor, who: str) -> Tensor:
-    """Return ``returned`` if it is a batch of images like ``clean``: shape, dtype, device, finite, in [0, 1].
-
-    Raises CellError with the numbers.
-    """
+def check_shape(returned: object, clean: Tensor, who: str) -> Tensor:
+    """Return ``returned`` if it is a tensor of the shape, dtype and device of ``clean``. Raises CellError."""
     if not isinstance(returned, Tensor):
         raise CellError(f"{who} returned {type(returned).__name__} where a tensor belongs")
     if returned.shape != clean.shape:
@@ -26,7 +25,15 @@ def check_images(returned: object, clean: Tensor, who: str) -> Tensor:
         raise CellError(f"{who} returned {returned.dtype} where {clean.dtype} belongs")
     if returned.device != clean.device:
         raise CellError(f"{who} returned a tensor on {returned.device} where {clean.device} belongs")
-    returned = returned.detach()
+    return returned
+
+
+def check_images(returned: object, clean: Tensor, who: str) -> Tensor:
+    """Return ``returned`` if it is a batch of images like ``clean``: shape, dtype, device, finite, in [0, 1].
+
+    Raises CellError with the numbers.
+    """
+    returned = check_shape(returned, clean, who).detach()
     broken = int((~torch.isfinite(returned)).flatten(1).any(1).sum()) if returned.numel() else 0
     if broken:
         raise CellError(f"{who} returned NaN or infinity in {broken} of {len(returned)} images")
@@ -76,3 +83,14 @@ def check_values(returned: object, images: int, who: str) -> MetricValues:
     if not bool(torch.isfinite(values[defined.to(values.device)]).all()):
         raise CellError(f"{who} returned NaN or infinity for an image it calls defined")
     return MetricValues(values=values.detach().cpu(), defined=defined.cpu())
+
+
+def check_aggregate(returned: object, who: str) -> float | None:
+    """Return an aggregated value if it is a finite number or None. Raises CellError."""
+    if returned is None:
+        return None
+    if isinstance(returned, bool) or not isinstance(returned, int | float) or not math.isfinite(returned):
+        raise CellError(
+            f"{who} aggregated to the {type(returned).__name__} {returned!r} where a finite number or None belongs"
+        )
+    return float(returned)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoshield_bench.contracts import Defense
+from autoshield_bench.engine.guard import check_images, check_shape
 from autoshield_bench.seeding import ImageRandom
 
 
@@ -103,6 +104,10 @@ class Pipeline:
             purified = _straight_through(stage.defense.surrogate(x), purified)
         else:
             purified = stage.defense.purify(x, rng)
+        if torch.is_grad_enabled():
+            check_shape(purified, x, stage.component)  # in every step of an attack: what costs nothing
+        else:
+            check_images(purified, x, stage.component)
         self._count(stage.component, purified, len(x))
         return purified
 

@@ -5,10 +5,11 @@ This module imports torch only once there is something to compute, so a re-run w
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from autoshield_bench import places
 from autoshield_bench.contracts import PairMetric, PredictionMetric
 from autoshield_bench.engine.journal import Journal
 from autoshield_bench.engine.progress import Progress, Silence
-from autoshield_bench.errors import DataError, StoreError, UsageError
+from autoshield_bench.errors import CheckpointError, StoreError, UsageError
 from autoshield_bench.numeric import Device, resolve_device
 from autoshield_bench.plan import Cell, LoadedSuite, Plan, load_suite, make_plan
 from autoshield_bench.reporting.derived import leaderboard_json, markdown_report
@@ -133,7 +134,10 @@ def finished_record(directory: Path, cell: Cell, loaded: LoadedSuite) -> CellRec
     if record.status != "ok" or record.key != cell.key or record.score_key != cell.score_key:
         return None
     for use in cell.metrics:
-        if record.metrics[use.label].unavailable is not None:
+        taken = record.metrics.get(use.label)
+        if taken is None:
+            return None
+        if taken.retry:
             metric: PairMetric | PredictionMetric = loaded.registry.make(use.plugin, use.params)
             if metric.unavailable() is None:
                 return None
@@ -223,7 +227,8 @@ def _compute(
         journal.event("run", suite=plan.suite.name, cells=len(cells), device=plan.device, env=env)
         for cell in cells:
             began = time.perf_counter()
-            record = _record(cell, scorer, directory, env)
+            with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is chatter
+                record = _record(cell, scorer, directory, env)
             seconds = time.perf_counter() - began
             write_record(directory, record)
             journal.event("done", cell=str(cell.id), status=record.status, seconds=round(seconds, 4))
@@ -238,8 +243,8 @@ def _record(cell: Cell, scorer: Scorer, directory: Path, env: str) -> CellRecord
     try:
         with global_seed("cell", cell.key):
             score = scorer.score(cell)
-    except (StoreError, DataError):
-        raise
+    except CheckpointError:
+        raise  # the user's file, not a plugin's doing: no cell of this model can run
     except (Exception, SystemExit) as error:
         return CellRecord(status="failed", error=describe_failure(error), facts=_facts(cell), **shared)
     _write_samples(directory, cell.key, score)
@@ -294,7 +299,7 @@ def _write_samples(directory: Path, key: str, score: Score) -> None:
     write_bytes(directory / samples_path(key), save(plain))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _numeric_settings(threads: int | None) -> Iterator[None]:
     """Ask torch for deterministic algorithms and a thread count, and give back what was set before."""
     import torch

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autoshield_bench.contracts import MetricValues, PairMetric, PredictionMetric
-from autoshield_bench.engine.guard import check_images, check_logits, check_values
+from autoshield_bench.engine.guard import check_aggregate, check_logits, check_values
 from autoshield_bench.engine.pipeline import PassCounter, Pipeline
 from autoshield_bench.engine.stages import Passes, Workshop
 from autoshield_bench.errors import Unavailable
@@ -40,6 +40,7 @@ class _Seen:
     logits: Tensor
     purified: Tensor | None
     """None where the defense does not transform images."""
+    passes: Passes
 
 
 class Scorer:
@@ -55,17 +56,15 @@ class Scorer:
     def score(self, cell: Cell) -> Score:
         """Score one cell: craft or fetch its images, classify them, take the metrics."""
         workshop = self._workshop
-        counter = PassCounter()
-        pipeline = Pipeline(workshop.classifier(cell), workshop.stages(cell), counter)
         subset = workshop.data.test_subset(cell.images)
         attack_passes: Passes = {}
-        clean = self._on_clean(cell, pipeline)
+        clean = self._on_clean(cell)
         rows = torch.searchsorted(clean.indices, subset)
         if cell.attack is None:
             images, seen = None, clean
         else:
             images, attack_passes = workshop.adversarial(cell, cell.attack)
-            seen = self._classify(cell, pipeline, subset, images)
+            seen = self._classify(cell, subset, images)
         labels = workshop.data.test_labels[subset]
         predictions = seen.logits.argmax(1)
         correct = predictions == labels
@@ -80,19 +79,22 @@ class Scorer:
             use.label: self._metric(cell, use, clean.logits[rows], seen, images, samples) for use in cell.metrics
         }
         outcomes = Outcomes.from_indices(workshop.data.info.test_size, subset.tolist(), subset[correct].tolist())
-        return Score(outcomes, metrics, {"attack": attack_passes, "score": counter.to_json()}, samples)
+        return Score(outcomes, metrics, {"attack": attack_passes, "score": seen.passes}, samples)
 
     # -- predictions ---------------------------------------------------------------------------------------------
 
-    def _on_clean(self, cell: Cell, pipeline: Pipeline) -> _Seen:
+    def _on_clean(self, cell: Cell) -> _Seen:
         key = (cell.model.key, *(stage.key for stage in cell.stages))
         if key not in self._clean:
             subset = self._workshop.data.test_subset(self._clean_images)
-            self._clean[key] = self._classify(cell, pipeline, subset, None)
+            self._clean[key] = self._classify(cell, subset, None)
         return self._clean[key]
 
-    def _classify(self, cell: Cell, pipeline: Pipeline, subset: Tensor, images: Tensor | None) -> _Seen:
+    def _classify(self, cell: Cell, subset: Tensor, images: Tensor | None) -> _Seen:
         workshop = self._workshop
+        # A count of its own: what a record says must not depend on which cells ran before it.
+        counter = PassCounter()
+        pipeline = Pipeline(workshop.classifier(cell), workshop.stages(cell), counter)
         logits, purified = [], []
         # Draws of its own, which no attack has seen; one fresh draw per image where a stage is stochastic.
         purpose = ("score", cell.key) if images is not None else ("score", "clean")
@@ -105,8 +107,8 @@ class Scorer:
             who = f"defense {cell.id.defense!r}"
             logits.append(check_logits(output.logits, len(batch), workshop.data.info.classes, who).cpu())
             if pipeline.stages:
-                purified.append(check_images(output.purified, batch, who).cpu())
-        return _Seen(subset, torch.cat(logits), torch.cat(purified) if purified else None)
+                purified.append(output.purified.cpu())
+        return _Seen(subset, torch.cat(logits), torch.cat(purified) if purified else None, counter.to_json())
 
     # -- metrics -------------------------------------------------------------------------------------------------
 
@@ -117,13 +119,16 @@ class Scorer:
         metric: PairMetric | PredictionMetric = self._workshop.registry.make(use.plugin, use.params)
         header: dict[str, Any] = {"direction": spec.direction, "unit": spec.unit, "notes": metric.notes()}
         reason = self._unavailable(use, metric)
+        who = f"metric {use.label!r} of {use.plugin.distribution}"
         pairs: dict[str, dict[str, Any]] = {}
         try:
             if reason is not None:
                 raise Unavailable(reason)
-            for name, (rows, values, defined) in self._values(cell, use, metric, clean_logits, seen, images).items():
+            for name, (rows, values, defined) in self._values(
+                cell, use, metric, clean_logits, seen, images, who
+            ).items():
                 pairs[name] = {
-                    "value": metric.aggregate(values[defined].tolist(), int((~defined).sum())),
+                    "value": check_aggregate(metric.aggregate(values[defined].tolist(), int((~defined).sum())), who),
                     "n": len(rows),
                     "undefined": int((~defined).sum()),
                 }
@@ -131,7 +136,7 @@ class Scorer:
                 placed[rows] = torch.where(defined, values.float(), torch.nan)
                 samples[f"{use.label}/{name}"] = placed
         except Unavailable as error:
-            return MetricResult(pairs={}, unavailable=str(error), **header)
+            return MetricResult(pairs={}, unavailable=str(error), retry=reason is not None, **header)
         return MetricResult(pairs=pairs, **header)
 
     def _unavailable(self, use: Use, metric: PairMetric | PredictionMetric) -> str | None:
@@ -152,10 +157,10 @@ class Scorer:
         clean_logits: Tensor,
         seen: _Seen,
         images: Tensor | None,
+        who: str,
     ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """Return (rows of the cell's subset, values, defined) by what the metric looked at."""
         data = self._workshop.data
-        who = f"metric {use.label!r} of {use.plugin.distribution}"
         rows = self._metric_rows(seen.indices, metric.images)
         found: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         if isinstance(metric, PredictionMetric):

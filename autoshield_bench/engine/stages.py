@@ -80,9 +80,12 @@ class Workshop:
         info = self.data.info
         with global_seed("train", model.seed):
             network = maker.build(info.image_shape, info.classes)
-        if model.checkpoint is not None:
+        if model.checkpoint is not None and not self._read_only:
             load_weights(network, read_checkpoint(model.checkpoint), str(model.checkpoint))
-        elif model.trained_by_harness:
+            # Kept by content as well: images can be exported later, wherever the file has gone by then.
+            if not self._store.has("train", model.key):
+                self._save("train", model.key, network.state_dict(), {})
+        elif model.checkpoint is not None or model.trained_by_harness:
             found = self._cached("train", model.key)
             if found is None:
                 self._train(cell, model, maker, network)
@@ -283,5 +286,5 @@ def _upstream(before: Sequence[FittedStage], seed: int) -> Callable[[Tensor], Te
 
 def describe_failure(error: BaseException) -> str:
     """Return a failure as one line: a broken promise as it stands, anything else with its type."""
-    text = " ".join(str(error).split())[:500]
+    text = " ".join(str(error).split())[:500].encode("utf-8", "backslashreplace").decode()
     return text if isinstance(error, CellError) else f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoshield_bench.contracts import Recipe
-from autoshield_bench.errors import DataError
+from autoshield_bench.errors import CheckpointError
 
 
 def train_classifier(
@@ -50,24 +50,26 @@ def train_classifier(
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
-    """Return the tensors of a ``.safetensors`` checkpoint. Raises DataError naming the file and the remedy."""
+    """Return the tensors of a ``.safetensors`` checkpoint. Raises CheckpointError naming the file and the remedy."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
         return load(path.read_bytes())
     except OSError as error:
-        raise DataError(
+        raise CheckpointError(
             f"{path}: the checkpoint cannot be read ({error.strerror}); check `checkpoint` in the suite"
         ) from error
     except SafetensorError as error:
-        raise DataError(f"{path}: not a safetensors file ({error}); save the weights with safetensors.torch") from error
+        raise CheckpointError(
+            f"{path}: not a safetensors file ({error}); save the weights with safetensors.torch"
+        ) from error
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load weights strictly. Raises DataError that names the first differences."""
+    """Load weights strictly. Raises CheckpointError that names the first differences."""
     try:
         network.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
         text = " ".join(str(error).split())[:300]
-        raise DataError(f"{where}: the weights do not fit the architecture: {text}") from error
+        raise CheckpointError(f"{where}: the weights do not fit the architecture: {text}") from error

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from autoshield_bench.builtin.defenses.networks import PurifyingNetwork
     from autoshield_bench.seeding import ImageRandom
 
+_CHANNELS = "channels"
+
 
 @dataclass(kw_only=True)
 class Autoencoder(Defense):
@@ -93,19 +95,23 @@ class Autoencoder(Defense):
         return result
 
     def state(self) -> dict[str, Tensor]:
-        """Return the weights."""
-        return {name: tensor.detach() for name, tensor in self._fitted().state_dict().items()}
+        """Return the weights, and the number of channels that the network was built for."""
+        import torch
+
+        network = self._fitted()
+        weights = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+        return {**weights, _CHANNELS: torch.tensor(network.channels)}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take weights back; the number of channels is read from them."""
+        """Take weights back. Raises ValueError where they do not fit."""
         from autoshield_bench.builtin.defenses.networks import build
 
-        first = next((tensor for tensor in state.values() if tensor.dim() == 4), None)
-        if first is None:
-            raise ValueError("autoencoder: the state holds no convolution")
-        network = build(self.architecture, first.shape[1], self.width)
+        weights = dict(state)
+        if _CHANNELS not in weights:
+            raise ValueError(f"autoencoder: the state holds no {_CHANNELS!r}")
+        network = build(self.architecture, int(weights.pop(_CHANNELS)), self.width)
         try:
-            network.load_state_dict(dict(state))
+            network.load_state_dict(weights)
         except RuntimeError as error:
             raise ValueError(f"autoencoder: the state does not fit: {error}") from error
         self._network = network.eval()

@@ -13,9 +13,10 @@ SHRINKS_BY = 4
 class PurifyingNetwork(nn.Module):
     """A network from images to images, for any height and width."""
 
-    def __init__(self, body: nn.Module) -> None:
+    def __init__(self, body: nn.Module, channels: int) -> None:
         super().__init__()
         self.body = body
+        self.channels = channels
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the purified images before the sigmoid: what binary cross-entropy is taken on."""
@@ -90,4 +91,4 @@ class UNet(nn.Module):
 def build(architecture: str, channels: int, width: int) -> PurifyingNetwork:
     """Return the untrained network of an architecture."""
     makers = {"conv": conv, "unet": UNet, "bottleneck": bottleneck}
-    return PurifyingNetwork(makers[architecture](channels, width))
+    return PurifyingNetwork(makers[architecture](channels, width), channels)
