@@ -298,7 +298,8 @@ def make_plan(
     """Lay out the cells of a suite. Makes sure that the data are there, since their content is part of every key.
 
     ``checkpoints`` gives the SHA-256 of checkpoints by name, as an earlier plan recorded them, so that the plan of a
-    finished run can be made again where the files are not at hand. Raises DataError where data or a checkpoint are missing.
+    finished run can be made again where the files are not at hand. Raises DataError where data or a checkpoint are
+    missing.
     """
     return _Planner(loaded, data_dir, device, limit, checkpoints or {}).plan()
 
