@@ -23,13 +23,13 @@ from autoshield_bench.version import __version__
 
 if TYPE_CHECKING:
     from autoshield_bench.engine.runner import run
-    from autoshield_bench.plan import load_suite
     from autoshield_bench.results import CellRecord, ResultSet, load_results
+    from autoshield_bench.suite_check import load_suite
 
 __all__ = ["CellRecord", "ResultSet", "__version__", "load_results", "load_suite", "run"]
 
 _HOMES = {
-    "load_suite": "autoshield_bench.plan",
+    "load_suite": "autoshield_bench.suite_check",
     "run": "autoshield_bench.engine.runner",
     "CellRecord": "autoshield_bench.results",
     "ResultSet": "autoshield_bench.results",

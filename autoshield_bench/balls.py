@@ -20,7 +20,7 @@ def distance(a: Tensor, b: Tensor, norm: Norm) -> Tensor:
     """Return the distance of each pair of images ``[N, ...]``, evaluated in float64, as float64 ``[N]``."""
     import torch
 
-    difference = (a.double() - b.double()).flatten(1)
+    difference = (_double(a) - _double(b)).flatten(1)
     if difference.shape[1] == 0 or difference.shape[0] == 0:
         return torch.zeros(a.shape[0], dtype=torch.float64, device=a.device)
     return difference.abs().amax(1) if norm == "linf" else difference.norm(dim=1)
@@ -37,16 +37,16 @@ class Ball:
 
         self.centre = centre
         self.threat = threat
-        zero, one = centre.new_tensor(0.0), centre.new_tensor(1.0)
+        zero, one = torch.zeros(()), torch.ones(())
         if threat.norm == "linf":
-            low = (centre.double() - threat.eps).to(centre.dtype)
-            high = (centre.double() + threat.eps).to(centre.dtype)
+            precise = _double(centre)
+            low, high = (precise - threat.eps).float(), (precise + threat.eps).float()
             # Rounding to float32 may step outside by one unit in the last place: step back inside.
-            low = torch.where(centre.double() - low.double() > threat.eps, torch.nextafter(low, one), low)
-            high = torch.where(high.double() - centre.double() > threat.eps, torch.nextafter(high, zero), high)
-            self.low, self.high = low.clamp_(min=0.0), high.clamp_(max=1.0)
+            low = torch.where(precise - low.double() > threat.eps, torch.nextafter(low, one.to(low)), low)
+            high = torch.where(high.double() - precise > threat.eps, torch.nextafter(high, zero.to(high)), high)
+            self.low, self.high = low.clamp_(min=0.0).to(centre), high.clamp_(max=1.0).to(centre)
         else:
-            self.low, self.high = zero, one
+            self.low, self.high = zero.to(centre), one.to(centre)
 
     def project(self, x: Tensor) -> Tensor:
         """Return the nearest point of the ball for L-infinity; for L2, first onto the sphere, then into [0, 1].
@@ -57,15 +57,16 @@ class Ball:
 
         if self.threat.norm == "linf":
             return torch.minimum(torch.maximum(x, self.low), self.high)
-        centre, offset = self.centre.double(), x.double() - self.centre.double()
+        centre, point = _double(self.centre), _double(x)
+        offset = point - centre
         lengths = _per_image(offset.flatten(1).norm(dim=1), offset)
         # A few float64 roundings of room, so that the length of the result cannot exceed eps by one of them.
         factor = (self.threat.eps * (1.0 - 1e-14) / lengths.clamp_min(1e-300)).clamp(max=1.0)
-        exact = torch.where(factor < 1.0, centre + offset * factor, x.double())
-        rounded = exact.to(x.dtype)
+        exact = torch.where(factor < 1.0, centre + offset * factor, point)
+        rounded = exact.float()
         # Rounding to float32 may lengthen a step: round each value towards the centre instead.
         longer = (rounded.double() - centre).abs() > (exact - centre).abs()
-        return torch.where(longer, torch.nextafter(rounded, self.centre), rounded).clamp(0.0, 1.0)
+        return torch.where(longer, torch.nextafter(rounded, centre.float()), rounded).clamp(0.0, 1.0).to(x)
 
     def random_start(self, rng: ImageRandom, *purpose: str | int) -> Tensor:
         """Return a point of the ball per image: uniform for L-infinity and, by direction and radius, for L2."""
@@ -79,6 +80,11 @@ class Ball:
             lengths = direction.norm(dim=1, keepdim=True).clamp_min(1e-12)
             offset = (direction / lengths * radius * self.threat.eps).view(-1, *shape)
         return self.project(self.centre + offset.to(self.centre))
+
+
+def _double(x: Tensor) -> Tensor:
+    # Apple's GPUs have no float64: what must be exact is computed on the CPU there.
+    return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
 def _per_image(values: Tensor, like: Tensor) -> Tensor:

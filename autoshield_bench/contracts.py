@@ -27,7 +27,6 @@ CONTRACT = 1
 Norm = Literal["linf", "l2"]
 Access = Literal["gray-box", "white-box"]
 Kind = Literal["attack", "defense", "metric", "dataset", "model"]
-Stage = Literal["train", "fit", "attack", "score"]
 
 NORMS: tuple[Norm, ...] = ("linf", "l2")
 ACCESS_LEVELS: tuple[Access, ...] = ("gray-box", "white-box")

@@ -54,6 +54,10 @@ class StoreError(AubenchError):
     exit_code = 3
 
 
+class WriteError(StoreError):
+    """The disk refuses; raised by the host alone."""
+
+
 class DataError(AubenchError):
     """A data set or checkpoint cannot be found, fetched or trusted."""
 
@@ -70,10 +74,6 @@ class Unavailable(AubenchError):
 
 class CellError(AubenchError):
     """A plugin broke a promise while a cell ran: that cell fails with the numbers, the others go on."""
-
-
-class AccessDenied(CellError):
-    """An attack asked its target for something that its access level does not permit."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

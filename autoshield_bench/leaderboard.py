@@ -13,7 +13,7 @@ from typing import Any
 
 from autoshield_bench.readings import Metric, Passes, Quality, Reading, metrics_of, passes_of, read, unique
 from autoshield_bench.results import CellId, CellRecord, ResultSet
-from autoshield_bench.scores import Absent, Gap, Score, score_of, worst_case
+from autoshield_bench.scores import Absent, Gap, Score, score_of, significantly_above, worst_case
 
 _ACCESS_ORDER = ("gray-box", "transfer", "black-box", "white-box")
 
@@ -221,9 +221,31 @@ def _labels(
     facts = [record.facts.get("trained_on") for own in well.values() for record in own]
     trained = [str(fact) for fact in unique(map(_joined, facts)) if fact not in ("", "nothing")]
     labels += [f"trained on {what}" for what in trained]
+    if any(record.facts.get("stochastic") is True for own in well.values() for record in own):
+        labels.append("stochastic, scored on one draw per image")
+    labels += [f"white-box {attack} weaker than gray-box: gradients masked?" for attack in _masked(well)]
     if incomplete:
         labels.append("incomplete: " + ", ".join(incomplete))
     return tuple(labels)
+
+
+def _masked(well: Records) -> list[str]:
+    """Return the attacks that break significantly more with less knowledge, on the same images and for some seed.
+
+    An attack that sees the defense can do whatever one that does not see it can; if it does worse, its gradients are of
+    no use to it, and the defense's white-box figure shows that rather than robustness.
+    """
+    masked = []
+    for column, white in well.items():
+        if column is None or column.access != "white-box":
+            continue
+        gray = {record.cell.seed: record for record in well.get(Column(column.attack, "gray-box"), ())}
+        for record in white:
+            other = gray.get(record.cell.seed)
+            if other is not None and significantly_above(record.outcomes, other.outcomes):
+                masked.append(column.attack)
+                break
+    return masked
 
 
 def _joined(fact: Any) -> str:

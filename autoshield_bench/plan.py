@@ -7,8 +7,8 @@ thread count and evaluation batch size, which change nothing but the order of fl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
@@ -16,136 +16,24 @@ from typing import Any, cast
 from autoshield_bench.contracts import (
     ACCESS_LEVELS,
     CONTRACT,
-    NORMS,
     Access,
     AttackSpec,
-    Chain,
     Dataset,
     DefenseSpec,
     Kind,
     MetricSpec,
     ModelSpec,
-    StageRequest,
     ThreatModel,
 )
-from autoshield_bench.errors import DataError, PluginError, SuiteError, did_you_mean
+from autoshield_bench.errors import DataError, PluginError
 from autoshield_bench.numeric import Device, numeric_class
-from autoshield_bench.registry import Plugin, Registry
+from autoshield_bench.registry import Plugin, speaking_for
 from autoshield_bench.results import PLAN_SCHEMA, CellId
-from autoshield_bench.shipped import shipped_suites
 from autoshield_bench.source import harness_hash
 from autoshield_bench.store import content_key, file_sha256
 from autoshield_bench.suite import Suite
-from autoshield_bench.suite_file import NamedPlugin, SuiteDocument
-from autoshield_bench.toml_lines import Problem
+from autoshield_bench.suite_check import LoadedSuite, flatten
 from autoshield_bench.version import __version__
-
-LONGEST_CHAIN = 16
-"""Stages of a chain at most, chains within chains counted."""
-
-
-@dataclass(frozen=True)
-class LoadedSuite:
-    """A suite whose every name and parameter was checked against the plugins of this environment."""
-
-    suite: Suite
-    registry: Registry = field(repr=False)
-    folder: Path
-    """Where relative checkpoint paths start."""
-
-
-def load_suite(source: str | Path, *, plugins: Sequence[object] = ()) -> LoadedSuite:
-    """Read a suite file, or a shipped suite by name, and check it whole.
-
-    ``plugins`` are manifests (modules or objects with hooks) to use beside the installed ones. Raises SuiteError with
-    every problem at once, one line each.
-    """
-    path = find_suite(source)
-    return check_suite(SuiteDocument.read(path), Registry.discover(plugins), path.parent)
-
-
-def find_suite(source: str | Path) -> Path:
-    """Return the file of a suite named by path or by shipped name. Raises SuiteError naming what there is."""
-    path = Path(source)
-    if path.suffix == ".toml" or path.exists():
-        if not path.exists() and path.name == str(source) and path.stem in shipped_suites():
-            return shipped_suites()[path.stem]
-        return path
-    known = shipped_suites()
-    if str(source) in known:
-        return known[str(source)]
-    raise SuiteError([f"{source}: no such file, and no shipped suite of that name{did_you_mean(str(source), known)}"])
-
-
-def check_suite(document: SuiteDocument, registry: Registry, folder: Path) -> LoadedSuite:
-    """Check structure, plugin names, parameters and norms together. Raises SuiteError with every problem."""
-    problems = {problem.path: problem for problem in _PluginCheck(document, registry).problems()}
-    # One problem per key: what is wrong with its structure says more than what follows from it.
-    problems |= {problem.path: problem for problem in document.problems()}
-    document.raise_for(list(problems.values()))
-    return LoadedSuite(document.suite(), registry, folder)
-
-
-class _PluginCheck:
-    """Looks up every ``use`` of a document, as far as its structure allows."""
-
-    def __init__(self, document: SuiteDocument, registry: Registry) -> None:
-        self._document = document
-        self._registry = registry
-        self._found: list[Problem] = []
-
-    def problems(self) -> list[Problem]:
-        """Return what is wrong with names and parameters."""
-        for named in self._document.plugins():
-            self._check(named)
-        return self._found
-
-    def _check(self, named: NamedPlugin) -> None:
-        kind, path = named.kind, named.path
-        try:
-            plugin = self._registry.find(kind, named.use)
-        except PluginError as error:
-            self._found.append(Problem((*path, "use"), str(error)))
-            return
-        entry = self._document.at(path)
-        params = dict(named.params)
-        if kind == "defense" and entry.get("stages"):
-            params["stages"] = entry["stages"]
-        wrong = self._registry.check_params(plugin, params)
-        for key, message in wrong:
-            if key in named.params:
-                place: tuple[str | int, ...] = (*path, "params", key)
-            else:
-                place = (*path, "stages") if key == "stages" else path
-            self._found.append(Problem(place, message))
-        if kind == "defense" and not wrong:
-            try:
-                flatten(self._registry, plugin, params)
-            except PluginError as error:
-                self._found.append(Problem(path, str(error)))
-        if kind == "attack":
-            self._check_norms(cast("AttackSpec", plugin.spec), path, entry)
-
-    def _check_norms(self, spec: AttackSpec, path: tuple[str | int, ...], entry: Mapping[str, Any]) -> None:
-        threats = self._document.data.get("threats")
-        named = (
-            [threat.get("norm") for threat in threats if isinstance(threat, dict)] if isinstance(threats, list) else []
-        )
-        only = entry.get("norms")
-        for norm in NORMS:
-            if norm not in named or norm in spec.norms or (isinstance(only, list) and norm not in only):
-                continue
-            able = ", ".join(spec.norms)
-            self._found.append(
-                Problem(
-                    path,
-                    f"attack {spec.name!r} cannot search {norm} balls (it searches {able}); "
-                    f'add norms = ["{spec.norms[0]}"] to this attack or drop the threat',
-                )
-            )
-
-
-# ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -264,29 +152,6 @@ def _uses(cell: Cell) -> list[Use]:
     return [cell.model.use, *(stage.use for stage in cell.stages), *attack, *cell.metrics]
 
 
-def flatten(
-    registry: Registry, plugin: Plugin, params: Mapping[str, Any], depth: int = 0
-) -> list[tuple[Plugin, dict[str, Any]]]:
-    """Return a defense as its stages, chains within chains opened up. Raises PluginError where that cannot be."""
-    if depth > LONGEST_CHAIN:
-        raise PluginError(f"defense {plugin.name!r}: chains are nested deeper than {LONGEST_CHAIN}")
-    if not issubclass(registry.load(plugin), Chain):
-        return [(plugin, registry.filled_params(plugin, params))]
-    made = registry.make(plugin, params)
-    stages: list[tuple[Plugin, dict[str, Any]]] = []
-    for request in made.sequence():
-        if not isinstance(request, StageRequest):
-            raise PluginError(f"defense {plugin.name!r}: its sequence holds {type(request).__name__}, not StageRequest")
-        inner = registry.find("defense", request.use)
-        wrong = registry.check_params(inner, request.params)
-        if wrong:
-            raise PluginError(f"stage {request.use!r}: " + "; ".join(message for _key, message in wrong))
-        stages += flatten(registry, inner, request.params, depth + 1)
-        if len(stages) > LONGEST_CHAIN:
-            raise PluginError(f"defense {plugin.name!r}: more than {LONGEST_CHAIN} stages")
-    return stages
-
-
 def make_plan(
     loaded: LoadedSuite,
     *,
@@ -328,11 +193,11 @@ class _Planner:
         suite = self._suite
         dataset_use = self._use("dataset", suite.dataset.use, suite.dataset.use, suite.dataset.params)
         dataset: Dataset = self._registry.make(dataset_use.plugin, suite.dataset.params)
-        dataset.fetch(self._data_dir)
-        self._test_size = min(dataset.info().test_size, self._limit or dataset.info().test_size)
-        self._data_key = self._key(
-            "data", identity=dataset_use.identity, fingerprint=dataset.fingerprint(self._data_dir)
-        )
+        with speaking_for(dataset_use.plugin):
+            dataset.fetch(self._data_dir)
+            size, fingerprint = dataset.info().test_size, dataset.fingerprint(self._data_dir)
+        self._test_size = min(size, self._limit or size)
+        self._data_key = self._key("data", identity=dataset_use.identity, fingerprint=fingerprint)
         metrics = tuple(
             self._use("metric", entry.use, entry.label or entry.use, entry.params) for entry in suite.metrics
         )
@@ -357,7 +222,7 @@ class _Planner:
         stages = self._stages(defense, model_plan, seed)
         where = CellId(dataset=dataset, model=model.label, defense=defense.label, seed=seed)
         cells = [self._cell(where, model_plan, stages, None, self._test_size, metrics)]
-        for threat in self._threats():
+        for threat in self._suite.threat_models:
             for access in ACCESS_LEVELS:
                 for entry in self._suite.attacks:
                     if access not in entry.access or (entry.norms and threat.norm not in entry.norms):
@@ -367,9 +232,6 @@ class _Planner:
                     here = replace(where, attack=entry.label, access=access, norm=threat.norm, eps=threat.eps)
                     cells.append(self._cell(here, model_plan, stages, attack, images, metrics))
         return cells
-
-    def _threats(self) -> list[ThreatModel]:
-        return [ThreatModel(norm=entry.norm, eps=eps) for entry in self._suite.threats for eps in entry.eps]
 
     def _checkpoint(self, name: str) -> tuple[Path, str]:
         path = self._loaded.folder / name
@@ -385,7 +247,12 @@ class _Planner:
         use = self._use("model", entry.use, entry.label, entry.params)
         path, digest = self._checkpoint(entry.checkpoint) if entry.checkpoint else (None, "")
         trained_elsewhere = bool(digest) or cast("ModelSpec", use.plugin.spec).trained
-        weights = digest or self._registry.make(use.plugin, entry.params).fingerprint()
+        with speaking_for(use.plugin):
+            weights = digest or self._registry.make(use.plugin, entry.params).fingerprint()
+        if trained_elsewhere and not weights:
+            raise PluginError(
+                f"model {use.label!r} comes trained, but has no fingerprint of its weights to tell them by"
+            )
         key = self._key(
             "train",
             data=self._data_key,

@@ -10,8 +10,8 @@ import contextlib
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import json
-import math
 import os
 import re
 import sys
@@ -24,9 +24,10 @@ from typing import Any, Literal, cast
 
 import pluggy
 
-from autoshield_bench import contracts, hookspecs, source
+from autoshield_bench import contracts, hookspecs, source, store
 from autoshield_bench.contracts import CONTRACT, Kind, Spec
-from autoshield_bench.errors import ParameterError, PluginError, did_you_mean
+from autoshield_bench.errors import AubenchError, ParameterError, PluginError, did_you_mean
+from autoshield_bench.parameters import converted, parameter_types, type_problem
 
 HOME = "autoshield-bench"
 """The distribution whose plugins are called built-in."""
@@ -129,7 +130,9 @@ class Registry:
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         manager.add_hookspecs(hookspecs)
         # Built-ins first: whoever claims one of their names is the newcomer, wherever it stands on the path.
-        for provider in sorted((*_installed(), *_given(extra)), key=lambda provider: provider.origin != "built-in"):
+        for provider in sorted(
+            (*_installed(problems), *_given(extra)), key=lambda provider: provider.origin != "built-in"
+        ):
             began = time.perf_counter()
             try:
                 with contextlib.redirect_stdout(sys.stderr):
@@ -172,7 +175,7 @@ class Registry:
     def check_params(self, plugin: Plugin, params: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return what is wrong with a plugin's parameters as (key, message); empty where all is well."""
         try:
-            hints = _parameter_types(self.load(plugin))
+            hints = parameter_types(self.load(plugin))
         except PluginError as error:
             return [("", str(error))]
         wrong = []
@@ -181,7 +184,7 @@ class Registry:
                 hint = did_you_mean(key, hints)
                 wrong.append((key, f"{plugin.kind} {plugin.name!r} has no parameter {key!r}{hint}"))
                 continue
-            message = _type_problem(hints[key], value)
+            message = type_problem(hints[key], value)
             if message:
                 wrong.append((key, f"{plugin.kind} {plugin.name!r}: {message}"))
         missing = [
@@ -205,9 +208,9 @@ class Registry:
     def make(self, plugin: Plugin, params: Mapping[str, Any]) -> Any:
         """Return an instance of the plugin with these parameters. Raises ParameterError or PluginError."""
         factory = self.load(plugin)
-        hints = _parameter_types(factory)
+        hints = parameter_types(factory)
         try:
-            return factory(**{key: _converted(hints[key], value) for key, value in params.items()})
+            return factory(**{key: converted(hints[key], value) for key, value in params.items()})
         except ParameterError:
             raise
         except Exception as error:
@@ -215,12 +218,14 @@ class Registry:
 
     def filled_params(self, plugin: Plugin, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters as JSON values with every default filled in."""
-        from pydantic_core import to_jsonable_python
+        from pydantic import ConfigDict, TypeAdapter
 
         instance = self.make(plugin, params)
-        values = {name: getattr(instance, name) for name in _parameter_types(cast("type", type(instance)))}
+        values = {name: getattr(instance, name) for name in parameter_types(cast("type", type(instance)))}
         try:
-            filled: dict[str, Any] = to_jsonable_python(values)
+            filled: dict[str, Any] = TypeAdapter(
+                dict[str, Any], config=ConfigDict(ser_json_inf_nan="constants")
+            ).dump_python(values, mode="json")
             json.dumps(filled, allow_nan=False)
         except Exception as error:
             who = f"{plugin.kind} {plugin.name!r} of {plugin.distribution}"
@@ -228,13 +233,23 @@ class Registry:
         return filled
 
 
-def _installed() -> Iterator[Provider]:
+def _entry_points(problems: list[Problem]) -> Iterator[tuple[metadata.Distribution, metadata.EntryPoint]]:
+    """Yield the group's entry points; a distribution whose list cannot be read is named and passed over."""
+    for distribution in metadata.distributions():
+        try:
+            points = list(distribution.entry_points.select(group=hookspecs.PROJECT))
+        except Exception as error:
+            problems.append(Problem(_named(distribution)[0], "entry_points.txt", _describe(error)))
+            continue
+        for point in points:
+            yield distribution, point
+
+
+def _installed(problems: list[Problem]) -> Iterator[Provider]:
     third_party = os.environ.get(DISABLE, "") in ("", "0")
     seen: set[tuple[str, str]] = set()
-    for point in metadata.entry_points(group=hookspecs.PROJECT):
-        distribution = point.dist
-        # A damaged installation may have lost its metadata, and with them its name.
-        name = (distribution.name if distribution else None) or "unknown"
+    for distribution, point in _entry_points(problems):
+        name, version = _named(distribution)
         # An environment may list one distribution twice (a source tree beside its installed copy): take the first.
         if (_normal(name), point.name) in seen:
             continue
@@ -242,10 +257,10 @@ def _installed() -> Iterator[Provider]:
         home = _normal(name) == HOME
         if not home and not third_party:
             continue
-        editable = distribution is not None and source.is_editable(distribution)
+        editable = source.is_editable(distribution)
         yield Provider(
             distribution=name,
-            version=(distribution.version if distribution else None) or "",
+            version=version,
             entry_point=point.name,
             origin="built-in" if home else "editable" if editable else "installed",
             load=point.load,
@@ -253,9 +268,28 @@ def _installed() -> Iterator[Provider]:
         )
 
 
-def _installed_hash(distribution: metadata.Distribution | None, manifest: object) -> str:
-    file = getattr(manifest, "__file__", None)
-    return source.distribution_hash(distribution, file) if distribution else source.module_hash(file)
+def _named(distribution: metadata.Distribution) -> tuple[str, str]:
+    """Return name and version; a damaged installation may have lost its metadata, and with them both."""
+    try:
+        return distribution.name or "unknown", distribution.version or ""
+    except (KeyError, UnicodeDecodeError):
+        return "unknown", ""
+
+
+def _source_of(provider: Provider, manifest: object, factory: str) -> str:
+    """Return the hash of a plugin's source: of its manifest's, and of its factory's, which may lie elsewhere."""
+    hashes = [provider.hash_source(manifest)]
+    if provider.origin == "installed":
+        return hashes[0]  # a wheel's RECORD names every file of it
+    with contextlib.suppress(ImportError, ValueError, AttributeError):
+        spec = importlib.util.find_spec(factory.partition(":")[0])
+        if spec is not None and spec.origin is not None:
+            hashes.append(source.module_hash(spec.origin))
+    return store.content_key(hashes)
+
+
+def _installed_hash(distribution: metadata.Distribution, manifest: object) -> str:
+    return source.distribution_hash(distribution, getattr(manifest, "__file__", None))
 
 
 def _given(extra: Iterable[object]) -> Iterator[Provider]:
@@ -305,7 +339,7 @@ def _specs_of(provider: Provider, manager: pluggy.PluginManager, problems: list[
                 if provider.origin == "built-in":
                     hash_source: typing.Callable[[], str] = functools.partial(source.builtin_hash, kind)
                 else:
-                    hash_source = functools.cache(functools.partial(provider.hash_source, manifest))
+                    hash_source = functools.cache(functools.partial(_source_of, provider, manifest, spec.factory))
                 taken.append(
                     Plugin(
                         spec=spec,
@@ -371,48 +405,15 @@ def _load_factory(factory: str, kind: Kind, who: str) -> type:
     return made
 
 
-@functools.cache
-def _parameter_types(factory: type) -> dict[str, Any]:
-    """Return the types of a factory's parameters; other fields may name types that exist for type checkers alone."""
-    types_by_name: dict[str, Any] = {}
-    for field in dataclasses.fields(factory):
-        if not field.init:
-            continue
-        # The class that declares the field: its module is where the annotation's names are known.
-        owners = [base for base in factory.__mro__ if field.name in getattr(base, "__dataclass_fields__", {})]
-        names = vars(sys.modules[owners[-1].__module__])
-        holder = types.FunctionType((lambda: None).__code__, dict(names))
-        holder.__annotations__ = {field.name: field.type}
-        try:
-            types_by_name[field.name] = typing.get_type_hints(holder, include_extras=True)[field.name]
-        except Exception as error:
-            where = f"{factory.__module__}:{factory.__name__}.{field.name}"
-            raise PluginError(f"{where}: its annotation cannot be read: {error}") from error
-    return types_by_name
-
-
-def _converted(hint: Any, value: Any) -> Any:
-    """Return a TOML or JSON value as the parameter's type: strict, but a list may become a tuple."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
-
-
-def _type_problem(hint: Any, value: Any) -> str | None:
-    from pydantic import ValidationError
-
-    wanted = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
-    remedy = f"give a value of type {wanted}"
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{value!r} is not a finite number; {remedy}"
+@contextlib.contextmanager
+def speaking_for(plugin: Plugin) -> Iterator[None]:
+    """Turn whatever a plugin's own code raises into a PluginError that names the plugin."""
     try:
-        _converted(hint, value)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        return f"{detail['msg'].lower()}, got {str(detail['input'])[:60]!r}; {remedy}"
-    except (TypeError, ValueError):
-        return f"a value of type {type(value).__name__} cannot be a parameter; {remedy}"
-    return None
+        yield
+    except AubenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{plugin.kind} {plugin.name!r} of {plugin.distribution}: {_describe(error)}") from error
 
 
 def _describe(error: BaseException) -> str:

@@ -126,6 +126,8 @@ class MetricResult:
             value,
             {"direction": str, "unit": str, "notes": str, "pairs": dict, "unavailable": str | None, "retry": bool},
         )
+        if value["direction"] not in ("higher", "lower"):
+            raise ValueError(f"direction is {value['direction']!r}")
         for pair in value["pairs"].values():
             _expect(pair, {"value": float | int | None, "n": int, "undefined": int})
         return cls(**value)
@@ -190,6 +192,8 @@ def _expect(value: Any, kinds: Mapping[str, Any]) -> None:
         entry = value.get(name)
         if not isinstance(entry, kind) or (isinstance(entry, bool) and kind is not bool):
             raise TypeError(f"{name}: {type(entry).__name__} is not what belongs there")
+        if isinstance(entry, int) and not isinstance(entry, bool) and abs(entry) >= 2**63:
+            raise ValueError(f"{name}: the number is too large")
 
 
 def cell_path(key: str, cell: CellId) -> Path:
@@ -263,7 +267,7 @@ def read_record(path: Path) -> CellRecord:
     value = read_json(path)
     try:
         return CellRecord.from_json(value)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise StoreError(f"{path}: not a cell record ({error}); delete it and run again") from error
 
 
@@ -284,7 +288,7 @@ def load_results(directory: Path) -> ResultSet:
             raise StoreError(f"{plan_path}: schema is {plan['schema']!r}, this version reads {PLAN_SCHEMA!r}")
         planned = [(str(entry["key"]), CellId.from_json(entry["cell"])) for entry in plan["cells"]]
         suite, plugins = dict(plan["suite"]), dict(plan["plugins"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise StoreError(f"{plan_path}: not a plan ({error!r}); run the suite again") from error
     for key, cell in planned:
         path = directory / cell_path(key, cell)

@@ -127,3 +127,13 @@ def worst_case(records: Iterable[CellRecord]) -> tuple[Score | None, Gap | None]
         spread=stdev(values) if len(values) > 1 else None,
     )
     return score, gap
+
+
+def significantly_above(one: Outcomes | None, other: Outcomes | None) -> bool:
+    """Return whether more images stand under ``one`` than under ``other``, beyond the paired 95 % interval."""
+    if one is None or other is None:
+        return False
+    common = one.evaluated & other.evaluated
+    only_one = (one.correct & ~other.correct & common).bit_count()
+    only_other = (other.correct & ~one.correct & common).bit_count()
+    return bool(common) and paired_difference(only_one, only_other, common.bit_count())[1] > 0

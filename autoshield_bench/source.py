@@ -5,16 +5,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import uuid
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
 
+_NOWHERE = uuid.uuid4().hex
+
 _HARNESS = (
     "balls.py",
     "contracts.py",
     "seeding.py",
+    "straight_through.py",
     *(f"engine/{name}.py" for name in ("access", "cost", "data", "guard", "pipeline", "scoring", "stages", "training")),
 )
 """What of the harness can change a number; the command line, the reports and the walk over the plan cannot."""
@@ -56,9 +60,13 @@ def distribution_hash(distribution: metadata.Distribution, module_file: str | No
 
 
 def module_hash(module_file: str | None) -> str:
-    """Return the hash of the package that a module file lies in, or of the file alone where it lies in none."""
-    if module_file is None:
-        return ""
+    """Return the hash of the package that a module file lies in, or of the file alone where it lies in none.
+
+    Code without a file (typed into an interpreter) gets a hash that no other process has: never cached is better than
+    wrongly cached.
+    """
+    if module_file is None or not Path(module_file).is_file():
+        return _NOWHERE
     file = Path(module_file)
     if not (file.parent / "__init__.py").exists():
         return hash_files(file.parent, [file])

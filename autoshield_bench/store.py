@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoshield_bench.errors import StoreError
+from autoshield_bench.errors import StoreError, WriteError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +85,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             raise
         _sync_directory(path.parent)
     except OSError as error:
-        raise StoreError(
+        raise WriteError(
             f"{path}: cannot be written ({error.strerror or error}); free space or choose another place"
         ) from error
 

@@ -1,8 +1,6 @@
-"""The suite file: TOML -> ``Suite``, with every structural problem found at once.
+"""The models of a suite: which keys there are and what each may hold.
 
-This floor knows which keys there are, not which plugins: whether a plugin exists and takes its parameters is asked by
-a higher floor, which adds its own ``Problem``s to the same document. Read a suite through ``SuiteDocument``; the models
-alone do not check what spans several entries.
+Read a suite through ``suite_file.SuiteDocument``; the models alone do not check what spans several entries.
 """
 
 from __future__ import annotations
@@ -134,7 +132,7 @@ class _Labelled(PluginUse):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaultdefault_label(cls, data: Any) -> Any:
+    def _fill_in_label(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("label") is None:
             label = default_label(data)
             data = {key: value for key, value in data.items() if key != "label"}
@@ -183,8 +181,8 @@ class AttackUse(_Labelled):
     ] = None
     """Run under the threat models of these norms alone; None: under all."""
 
-    eot: int = Field(default=1, ge=1)
-    """Draws averaged per gradient where a stage is stochastic."""
+    eot: int = Field(default=20, ge=1)
+    """Draws averaged per gradient where a stage is stochastic; elsewhere there is one."""
 
 
 class MetricUse(_Labelled):

@@ -324,7 +324,7 @@ def test_the_shipped_suites_are_listed_and_found_from_any_folder(tmp_path, monke
 
 @pytest.mark.parametrize("name", sorted(shipped_suites()))
 def test_every_shipped_suite_is_sound(name):
-    from autoshield_bench.plan import load_suite
+    from autoshield_bench.suite_check import load_suite
 
     loaded = load_suite(name)
     assert loaded.suite.name == name
@@ -483,8 +483,10 @@ def test_export_takes_what_was_chosen(ran, tmp_path):
         "--images",
         100,
     )
-    (record,) = load_results(ran.home).select("*/none/fgsm/white-box/*")
-    fallen = [image for image in range(360) if (record.outcomes.evaluated & ~record.outcomes.correct) >> image & 1]
+    results = load_results(ran.home)
+    (record,), (clean,) = results.select("*/none/fgsm/white-box/*"), results.select("*/none/clean/*")
+    broken = record.outcomes.evaluated & clean.outcomes.correct & ~record.outcomes.correct
+    fallen = [image for image in range(360) if broken >> image & 1]
     assert load_file(path)["index"].tolist() == fallen != []
     done = aubench(
         "export", ran.home, "--only", "nothing", "--cache-dir", ran.folder / "cache", "--out", tmp_path / "x"

@@ -212,3 +212,22 @@ def test_what_a_defense_was_trained_on_is_said():
     _, row = only_row(record(cell("a"), range(10), facts=facts), record(cell("a", "pgd", GRAY), [1], facts=facts))
     assert row.labels == ("gray-box only", "trained on noise")
     assert only_row(record(cell("none"), [1], facts={"trained_on": "nothing"}))[1].labels == ()
+
+
+@pytest.mark.parametrize(("white", "labelled"), [(range(60), True), (range(21), False), (range(5), False)])
+def test_an_attack_that_does_worse_for_seeing_the_defense_is_labelled(white, labelled):
+    _, row = only_row(
+        record(cell("clamp"), range(100), size=100),
+        record(cell("clamp", "pgd", GRAY), range(20), size=100),
+        record(cell("clamp", "pgd", WHITE), white, size=100),
+    )
+    assert any("pgd weaker than gray-box" in label for label in row.labels) == labelled
+    assert row.worst_case.hits <= 20
+
+
+def test_a_stochastic_defense_says_how_it_was_scored():
+    facts = {"stochastic": True}
+    _, row = only_row(
+        record(cell("noise"), range(10), facts=facts), record(cell("noise", "pgd", WHITE), range(5), facts=facts)
+    )
+    assert "stochastic, scored on one draw per image" in row.labels

@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -495,6 +496,27 @@ def test_an_edited_plugin_is_another_plugin(site):
     file.write_text(file.read_text(encoding="utf-8") + "# edited\n", encoding="utf-8")
     after = Registry.discover().find("attack", "sound").identity({})
     assert {key for key in before if before[key] != after[key]} == {"source"}
+
+
+def test_editing_the_module_of_a_factory_makes_it_another_plugin(tmp_path, monkeypatch):
+    """The manifest of a flat, editable plugin is one file, the factory it names another."""
+    (tmp_path / "flat_defense.py").write_text("SHIFT = 0.0\n")
+    manifest = "CONTRACT = 1\n" + textwrap.dedent("""
+        from autoshield_bench.contracts import DefenseSpec
+        from autoshield_bench.hookspecs import hookimpl
+
+        @hookimpl
+        def aubench_defenses():
+            yield DefenseSpec(name="flat", factory="flat_defense:Flat", summary="Flat.")
+    """)
+    (tmp_path / "flat_manifest.py").write_text(manifest)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sources = []
+    for shift in ("0.0", "0.9"):
+        (tmp_path / "flat_defense.py").write_text(f"SHIFT = {shift}\n")
+        registry = Registry.discover([importlib.import_module("flat_manifest")])
+        sources.append(registry.find("defense", "flat").identity({})["source"])
+    assert sources[0] != sources[1]
 
 
 def test_an_installed_plugin_is_known_by_its_record_and_not_by_its_place(tmp_path, monkeypatch):

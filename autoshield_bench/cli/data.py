@@ -30,15 +30,17 @@ def run_fetch(arguments: argparse.Namespace) -> int:
     """Fetch one data set and print where it lies."""
     from autoshield_bench import places
     from autoshield_bench.cli.warnings import show_log
-    from autoshield_bench.registry import Registry
+    from autoshield_bench.registry import Registry, speaking_for
 
     show_log()
     registry = Registry.discover()
-    dataset = registry.make(registry.find("dataset", arguments.name), {})
+    plugin = registry.find("dataset", arguments.name)
+    dataset = registry.make(plugin, {})
     data_dir = arguments.data_dir or places.data_dir()
-    where = dataset.fetch(data_dir)
-    if arguments.json:
+    with speaking_for(plugin):
+        where = dataset.fetch(data_dir)
         fingerprint = dataset.fingerprint(data_dir)
+    if arguments.json:
         json.dump({"name": arguments.name, "path": str(where), "fingerprint": fingerprint}, sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
@@ -56,6 +58,8 @@ def run_list(arguments: argparse.Namespace) -> int:
         json.dump(rows, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return 0
+    from autoshield_bench.reporting.text import visible
+
     for plugin in plugins:
-        sys.stdout.write(f"{plugin.name:<15}  {plugin.spec.summary}\n")
+        sys.stdout.write(f"{plugin.name:<15}  {visible(' '.join(plugin.spec.summary.split()))}\n")
     return 0

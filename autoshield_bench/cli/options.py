@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from autoshield_bench.engine.runner import RunOptions
-    from autoshield_bench.plan import LoadedSuite
+    from autoshield_bench.suite_check import LoadedSuite
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def load(arguments: argparse.Namespace) -> tuple[LoadedSuite, RunOptions]:
     """Return the suite that the arguments name and how to run it; plugins that could not load are warned of."""
     from autoshield_bench.cli.warnings import warn
     from autoshield_bench.engine.runner import RunOptions
-    from autoshield_bench.plan import load_suite
+    from autoshield_bench.suite_check import load_suite
 
     loaded = load_suite(arguments.suite)
     for problem in loaded.registry.problems:

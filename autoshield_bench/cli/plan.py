@@ -17,7 +17,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         NAME,
         help="show the cells of a suite, what is finished and what the rest would cost",
-        description="Show the cells of a suite, what is finished or cached, and a cost estimate. Runs nothing.",
+        description="Show the cells of a suite, what is finished or cached, and a cost estimate. Runs nothing; brings "
+        "the data set if it is not there, since its content is part of every key.",
     )
     add_plan_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from autoshield_bench.cli.warnings import warn
 from autoshield_bench.engine.progress import Progress, Silence
+from autoshield_bench.reporting.text import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -81,7 +82,7 @@ class LiveProgress(Silence):
         """Start the lower bar again for another stage."""
         if self._bars is not None:
             self._began = time.perf_counter()
-            self._bars.reset(self._stage, total=total, description=title, rate="")
+            self._bars.reset(self._stage, total=total, description=visible(title), rate="")
 
     def advance(self, done: int) -> None:
         """Move the lower bar."""
@@ -111,6 +112,6 @@ class LiveProgress(Silence):
 def summary(record: CellRecord) -> str:
     """Return what a cell came to, in one line."""
     if record.outcomes is None:
-        return f"{record.cell}: FAILED: {record.error}"
+        return visible(f"{record.cell}: FAILED: {record.error}")
     outcomes = record.outcomes
-    return f"{record.cell}: {outcomes.hits / outcomes.n:.4f} of {outcomes.n} correct"
+    return f"{visible(str(record.cell))}: {outcomes.hits / outcomes.n:.4f} of {outcomes.n} correct"

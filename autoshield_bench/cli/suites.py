@@ -37,5 +37,5 @@ def run(arguments: argparse.Namespace) -> int:
     table = Table("suite", "what it does", box=None, pad_edge=False)
     for entry in found:
         table.add_row(entry["name"], entry["description"])
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     return 0

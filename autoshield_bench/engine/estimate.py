@@ -11,8 +11,10 @@ from autoshield_bench.contracts import Dataset, Defense
 from autoshield_bench.engine.cost import fit_passes, fitting_size, training_passes
 from autoshield_bench.engine.journal import read_rates
 from autoshield_bench.engine.runner import finished_record
-from autoshield_bench.plan import Cell, LoadedSuite, Plan
+from autoshield_bench.plan import Cell, Plan
+from autoshield_bench.registry import speaking_for
 from autoshield_bench.store import ArtifactStore
+from autoshield_bench.suite_check import LoadedSuite
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def _needs(cell: Cell, loaded: LoadedSuite, fitting: int) -> Iterator[tuple[str,
     """Yield (stage, key, title, image-passes) of everything that leads to a cell."""
     registry, model = loaded.registry, cell.model
     if model.trained_by_harness:
-        epochs = registry.make(model.use.plugin, model.use.params).recipe().epochs
+        with speaking_for(model.use.plugin):
+            epochs = registry.make(model.use.plugin, model.use.params).recipe().epochs
         yield "train", model.key, f"{model.use.label} (seed {model.seed})", training_passes(fitting, epochs)
     for position, stage in enumerate(cell.stages):
         defense = registry.make(stage.use.plugin, stage.use.params)
@@ -88,7 +91,8 @@ def _needs(cell: Cell, loaded: LoadedSuite, fitting: int) -> Iterator[tuple[str,
     if cell.attack is not None:
         attack = cell.attack
         components = 1 if attack.access == "gray-box" else 1 + len(cell.stages)
-        steps = registry.make(attack.use.plugin, attack.use.params).gradient_steps()
+        with speaking_for(attack.use.plugin):
+            steps = registry.make(attack.use.plugin, attack.use.params).gradient_steps()
         cost = None if steps is None else 2 * steps * cell.images * components * attack.eot
         against = "the bare classifier" if attack.access == "gray-box" else cell.id.defense
         yield "attack", attack.key, f"{attack.use.label} {attack.access} {attack.threat} against {against}", cost

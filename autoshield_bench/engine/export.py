@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,11 +18,12 @@ from autoshield_bench.engine.progress import Silence
 from autoshield_bench.engine.stages import Workshop
 from autoshield_bench.errors import StoreError, UsageError
 from autoshield_bench.numeric import resolve_device
-from autoshield_bench.plan import Cell, check_suite, make_plan
+from autoshield_bench.plan import Cell, make_plan
 from autoshield_bench.registry import Registry
 from autoshield_bench.results import CellRecord, ResultSet, cell_path, load_results
 from autoshield_bench.seeding import ImageRandom, derive_seed
 from autoshield_bench.store import ArtifactStore, read_json, write_bytes
+from autoshield_bench.suite_check import check_suite
 from autoshield_bench.suite_file import SuiteDocument
 
 
@@ -35,7 +36,7 @@ class ExportOptions:
     images: int
     """Images per cell: the first of the fixed stratified order."""
     fallen: bool
-    """Only images that the attack broke."""
+    """Only images that are right when clean and that the attack broke."""
     formats: Sequence[str]
     """``png``, ``safetensors`` or both."""
     out: Path
@@ -57,6 +58,7 @@ def export(directory: Path, options: ExportOptions) -> Iterator[Path]:
     if not chosen:
         raise UsageError(f"{directory}: no finished attack matches --only {options.only!r}")
     cells, workshop = _open(results, options)
+    written = 0
     for record in chosen:
         cell = cells.get(record.key)
         if cell is None:
@@ -64,7 +66,11 @@ def export(directory: Path, options: ExportOptions) -> Iterator[Path]:
                 f"{directory / cell_path(record.key, record.cell)}: made by other code, plugins, data or machine than "
                 f"these; run the suite again to export its images"
             )
-        yield from _export_cell(record, cell, workshop, options)
+        for path in _export_cell(record, cell, _right_when_clean(results, record), workshop, options):
+            written += 1
+            yield path
+    if not written:
+        raise UsageError(f"{directory}: no image fell in the cells that match --only {options.only!r}")
 
 
 def _open(results: ResultSet, options: ExportOptions) -> tuple[dict[str, Cell], Workshop]:
@@ -74,14 +80,18 @@ def _open(results: ResultSet, options: ExportOptions) -> tuple[dict[str, Cell], 
         SuiteDocument.from_dict(dict(results.suite), suite_file), Registry.discover(), results.directory
     )
     recorded = read_json(suite_file)
-    device = resolve_device(str(recorded.get("numeric_class", "")).partition("/")[0] or "auto")
+    try:
+        device = resolve_device(str(recorded["numeric_class"]).partition("/")[0])
+        checkpoints = {str(name): str(digest) for name, digest in dict(recorded["checkpoints"]).items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{suite_file}: these results cannot be made again here ({error})") from error
     largest = max(record.outcomes.n for record in results if record.outcomes)
     plan = make_plan(
         loaded,
         data_dir=options.data_dir or places.data_dir(),
         device=device,
         limit=largest,
-        checkpoints=recorded.get("checkpoints", {}),
+        checkpoints=checkpoints,
     )
     dataset: Dataset = loaded.registry.make(plan.dataset.plugin, plan.suite.dataset.params)
     workshop = Workshop(
@@ -98,15 +108,23 @@ def _open(results: ResultSet, options: ExportOptions) -> tuple[dict[str, Cell], 
     return {cell.key: cell for cell in plan.cells}, workshop
 
 
-def _export_cell(record: CellRecord, cell: Cell, workshop: Workshop, options: ExportOptions) -> Iterator[Path]:
+def _right_when_clean(results: ResultSet, record: CellRecord) -> int:
+    """Return the mask of the images that the record's defended pipeline classifies correctly when clean."""
+    where = replace(record.cell, attack=None, access=None, norm=None, eps=None)
+    return next((other.outcomes.correct for other in results if other.cell == where and other.outcomes), -1)
+
+
+def _export_cell(
+    record: CellRecord, cell: Cell, right_when_clean: int, workshop: Workshop, options: ExportOptions
+) -> Iterator[Path]:
     data = workshop.data
     assert cell.attack is not None
     assert record.outcomes is not None
     subset = data.test_subset(cell.images)
     order = data.test_order[torch.isin(data.test_order, subset)]
     if options.fallen:
-        standing = record.outcomes.correct
-        order = torch.tensor([index for index in order.tolist() if not standing >> index & 1], dtype=torch.int64)
+        fallen = right_when_clean & ~record.outcomes.correct
+        order = torch.tensor([index for index in order.tolist() if fallen >> index & 1], dtype=torch.int64)
     indices = order[: options.images].sort().values
     if not len(indices):
         return
@@ -122,7 +140,7 @@ def _export_cell(record: CellRecord, cell: Cell, workshop: Workshop, options: Ex
         rng = ImageRandom(derive_seed("score", cell.key, cell.id.seed), indices.tolist())
         with torch.no_grad():
             tensors["purified"] = pipeline(adversarial.to(workshop.device), rng).purified.cpu()
-    where = options.out / cell_path(record.key, record.cell).relative_to("cells").with_suffix("")
+    where = options.out / cell_path(cell.key, cell.id).relative_to("cells").with_suffix("")
     if "safetensors" in options.formats:
         from safetensors.torch import save
 

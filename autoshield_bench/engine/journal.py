@@ -46,8 +46,9 @@ def read_rates(directory: Path) -> dict[str, float]:
             try:
                 event = json.loads(line)
                 stage, passes, seconds = str(event["stage"]), int(event["passes"]), float(event["seconds"])
-            except (ValueError, KeyError, TypeError):
+                whole = event["ok"] is True
+            except (ValueError, KeyError, TypeError, ArithmeticError):
                 continue
-            if passes > 0:
+            if whole and passes > 0:
                 seen.setdefault(stage, []).append(seconds / passes)
     return {stage: median(rates) for stage, rates in seen.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from autoshield_bench.contracts import Defense
 from autoshield_bench.engine.guard import check_images, check_shape
 from autoshield_bench.seeding import ImageRandom
+from autoshield_bench.straight_through import straight_through
 
 
 class PassCounter:
@@ -101,7 +101,7 @@ class Pipeline:
         if x.requires_grad and torch.is_grad_enabled() and not stage.differentiable:
             with torch.no_grad():
                 purified = stage.defense.purify(x.detach().clone(), rng)
-            purified = _straight_through(stage.defense.surrogate(x), purified)
+            purified = straight_through(purified, stage.defense.surrogate(x))
         else:
             purified = stage.defense.purify(x, rng)
         if torch.is_grad_enabled():
@@ -123,20 +123,3 @@ class Pipeline:
 def frozen(module: nn.Module) -> nn.Module:
     """Put a network in evaluation mode and stop gradients of its weights; those of its input still flow."""
     return module.eval().requires_grad_(requires_grad=False)
-
-
-class _StraightThrough(torch.autograd.Function):
-    """Forward the second argument exactly as it is, backward into the first."""
-
-    @staticmethod
-    def forward(ctx: Any, through: Tensor, value: Tensor) -> Tensor:  # noqa: ARG004
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
-        return gradients[0], None
-
-
-def _straight_through(through: Tensor, value: Tensor) -> Tensor:
-    result: Tensor = _StraightThrough.apply(through, value)
-    return result

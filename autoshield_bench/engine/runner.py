@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,10 @@ from autoshield_bench import places
 from autoshield_bench.contracts import PairMetric, PredictionMetric
 from autoshield_bench.engine.journal import Journal
 from autoshield_bench.engine.progress import Progress, Silence
-from autoshield_bench.errors import CheckpointError, StoreError, UsageError
+from autoshield_bench.errors import CheckpointError, StoreError, UsageError, WriteError
 from autoshield_bench.numeric import Device, resolve_device
-from autoshield_bench.plan import Cell, LoadedSuite, Plan, load_suite, make_plan
+from autoshield_bench.plan import Cell, Plan, make_plan
+from autoshield_bench.registry import speaking_for
 from autoshield_bench.reporting.derived import leaderboard_json, markdown_report
 from autoshield_bench.results import (
     CellRecord,
@@ -33,6 +34,7 @@ from autoshield_bench.results import (
 )
 from autoshield_bench.seeding import global_seed
 from autoshield_bench.store import ArtifactStore, read_json, write_bytes, write_json, write_text
+from autoshield_bench.suite_check import LoadedSuite, load_suite
 from autoshield_bench.suite_file import replaced
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ class RunOptions:
     """How to run, beside the suite itself."""
 
     results_dir: Path = Path("results")
-    """Results go to ``<results_dir>/<suite>``, with ``-limit<N>`` behind the name where the images are limited."""
+    """Results go to ``<results_dir>/<suite>``, with ``-limit<N>`` and ``-seed<N>`` behind the name where those are
+    set, so that a quick try never stands in for the suite's own results."""
     data_dir: Path | None = None
     cache_dir: Path | None = None
     device: str = "auto"
@@ -80,8 +83,8 @@ def run(
 ) -> ResultSet:
     """Run a suite and return its results; see ``RunOptions`` for the arguments.
 
-    Cells that fail are recorded as failed and do not
-    stop the others. Raises SuiteError, DataError, StoreError or UsageError before anything is computed.
+    Cells that fail are recorded as failed and do not stop the others. Raises SuiteError, DataError, StoreError or
+    UsageError before anything is computed.
     """
     loaded = suite if isinstance(suite, LoadedSuite) else load_suite(suite)
     options = RunOptions(
@@ -101,10 +104,10 @@ def run(
 
 def plan_for(loaded: LoadedSuite, options: RunOptions) -> Plan:
     """Return the plan of a suite under these options."""
-    for name in ("limit", "batch_size", "threads"):
+    for name, most in (("limit", 2**31), ("batch_size", 2**20), ("threads", 1024)):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"{name.replace('_', '-')}: {value} is too small; give at least 1")
+        if value is not None and not 1 <= value <= most:
+            raise UsageError(f"{name.replace('_', '-')}: {value} is not between 1 and {most}")
     if options.seed is not None:
         if not 0 <= options.seed < 2**31:
             raise UsageError(f"seed: {options.seed} is not between 0 and 2147483647")
@@ -119,7 +122,13 @@ def plan_for(loaded: LoadedSuite, options: RunOptions) -> Plan:
 def results_directory(plan: Plan, options: RunOptions) -> Path:
     """Return where the results of this plan go."""
     limited = f"-limit{options.limit}" if options.limit else ""
-    return options.results_dir / f"{plan.suite.name}{limited}"
+    seeded = f"-seed{options.seed}" if options.seed is not None else ""
+    return options.results_dir / f"{plan.suite.name}{limited}{seeded}"
+
+
+def _finished(directory: Path, cells: Sequence[Cell], loaded: LoadedSuite) -> dict[str, CellRecord]:
+    records = {cell.key: finished_record(directory, cell, loaded) for cell in cells}
+    return {key: record for key, record in records.items() if record is not None}
 
 
 def finished_record(directory: Path, cell: Cell, loaded: LoadedSuite) -> CellRecord | None:
@@ -133,14 +142,19 @@ def finished_record(directory: Path, cell: Cell, loaded: LoadedSuite) -> CellRec
         return None
     if record.status != "ok" or record.key != cell.key or record.score_key != cell.score_key:
         return None
+    if not (directory / samples_path(cell.key)).is_file():
+        return None  # results that came from a repository: computed here, they have their per-image arrays
+    if record.strong != _is_strong(cell) or record.facts.get("trained_on") != _trained_on(cell):
+        return None  # a plugin declares something else of itself now
     for use in cell.metrics:
         taken = record.metrics.get(use.label)
         if taken is None:
             return None
         if taken.retry:
             metric: PairMetric | PredictionMetric = loaded.registry.make(use.plugin, use.params)
-            if metric.unavailable() is None:
-                return None
+            with speaking_for(use.plugin):
+                if metric.unavailable() is None:
+                    return None
     return record
 
 
@@ -150,9 +164,19 @@ def run_plan(plan: Plan, loaded: LoadedSuite, options: RunOptions, progress: Pro
     chosen = plan.matching(options.only)
     if not chosen:
         raise UsageError(f"--only {options.only!r} matches no cell; `aubench plan` lists them")
-    waiting = [cell for cell in chosen if options.force or finished_record(directory, cell, loaded) is None]
+    finished = {} if options.force else _finished(directory, chosen, loaded)
+    waiting = [cell for cell in chosen if cell.key not in finished]
     _write_plan(directory, plan)
     progress.begin(len(chosen), len(chosen) - len(waiting))
+    for label, reason in sorted(
+        {
+            (label, metric.unavailable)
+            for record in finished.values()
+            for label, metric in record.metrics.items()
+            if metric.retry and metric.unavailable
+        }
+    ):
+        progress.warn(f"metric {label!r} was unavailable: {reason}; `--force` tries again")
     journal = Journal(directory)
     try:
         if waiting:
@@ -223,9 +247,15 @@ def _compute(
             progress=progress,
             force=options.force,
         )
-        scorer = Scorer(workshop, max(cell.images for cell in plan.cells))
+        largest = max(cell.images for cell in plan.cells)
         journal.event("run", suite=plan.suite.name, cells=len(cells), device=plan.device, env=env)
+        model = ""
         for cell in cells:
+            if cell.model.key != model:
+                # Cells of one classifier stand together: what was kept for those of another is let go.
+                model, scorer = cell.model.key, Scorer(workshop, largest)
+            if workshop.has_networks(cell):
+                data.release_training()
             began = time.perf_counter()
             with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is chatter
                 record = _record(cell, scorer, directory, env)
@@ -243,20 +273,28 @@ def _record(cell: Cell, scorer: Scorer, directory: Path, env: str) -> CellRecord
     try:
         with global_seed("cell", cell.key):
             score = scorer.score(cell)
-    except CheckpointError:
-        raise  # the user's file, not a plugin's doing: no cell of this model can run
+    except (CheckpointError, WriteError):
+        raise  # the user's file or the disk, not a plugin's doing: no other cell would fare better
     except (Exception, SystemExit) as error:
         return CellRecord(status="failed", error=describe_failure(error), facts=_facts(cell), **shared)
     _write_samples(directory, cell.key, score)
     return CellRecord(
         status="ok",
         outcomes=score.outcomes,
-        strong=bool(cell.attack and cell.attack.spec.strong),
+        strong=_is_strong(cell),
         metrics=score.metrics,
         passes=score.passes,
         facts=_facts(cell),
         **shared,
     )
+
+
+def _is_strong(cell: Cell) -> bool:
+    return bool(cell.attack and cell.attack.spec.strong)
+
+
+def _trained_on(cell: Cell) -> list[str]:
+    return sorted({stage.spec.trained_on for stage in cell.stages} - {"nothing"})
 
 
 def _facts(cell: Cell) -> dict[str, Any]:
@@ -277,7 +315,8 @@ def _facts(cell: Cell) -> dict[str, Any]:
             }
             for stage in cell.stages
         ],
-        "trained_on": sorted({stage.spec.trained_on for stage in cell.stages} - {"nothing"}),
+        "trained_on": _trained_on(cell),
+        "stochastic": any(stage.spec.stochastic for stage in cell.stages),
         "subset": {"images": cell.images, "rule": "stratified prefix of one fixed order"},
         "metrics": {use.label: use.identity for use in cell.metrics},
     }

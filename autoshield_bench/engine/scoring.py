@@ -16,7 +16,7 @@ from autoshield_bench.engine.stages import Passes, Workshop
 from autoshield_bench.errors import Unavailable
 from autoshield_bench.plan import Cell, Use, metric_spec
 from autoshield_bench.results import MetricResult, Outcomes
-from autoshield_bench.seeding import ImageRandom, derive_seed
+from autoshield_bench.seeding import ImageRandom, derive_seed, global_seed
 
 CHUNK = 500
 """Images handed to a metric at once."""
@@ -102,7 +102,7 @@ class Scorer:
             indices = subset[part]
             batch = (workshop.data.test_images(indices) if images is None else images[part]).to(workshop.device)
             rng = ImageRandom(derive_seed(*purpose, cell.id.seed), indices.tolist())
-            with torch.no_grad():
+            with torch.no_grad(), global_seed(*purpose, *indices[:1].tolist()):
                 output = pipeline(batch, rng)
             who = f"defense {cell.id.defense!r}"
             logits.append(check_logits(output.logits, len(batch), workshop.data.info.classes, who).cpu())

@@ -196,7 +196,8 @@ class Workshop:
         against = "the bare classifier" if attack.access == "gray-box" else cell.id.defense
         title = f"{attack.use.label} {attack.access} {attack.threat} against {against}"
         batches = []
-        with self._stage("attack", title, cell, len(subset), counter):
+        # What an attack draws from global state depends on its key, not on which defense's cell asks for it first.
+        with self._stage("attack", title, cell, len(subset), counter), global_seed("attack", attack.key):
             done = 0
             for indices in torch.split(subset, self.batch_size):
                 rng = ImageRandom(derive_seed("attack", cell.id.seed), indices.tolist())
@@ -217,6 +218,11 @@ class Workshop:
                 self.progress.advance(done)
         return torch.cat(batches), counter.to_json()
 
+    def has_networks(self, cell: Cell) -> bool:
+        """Return whether the cell needs no training: its networks are in memory, in the cache, or need none."""
+        trained = self._store.has("train", cell.model.key) or cell.model.key in self._classifiers
+        return trained and all(stage.key in self._fitted for stage in cell.stages)
+
     # -- artifacts -----------------------------------------------------------------------------------------------
 
     def _cached(self, stage: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -224,7 +230,9 @@ class Workshop:
             return None
         found = self._store.load(stage, key)
         if found is None and self._read_only:
-            raise StoreError(f"{self._store.directory(stage, key)}: no longer in the cache; run the suite again")
+            raise StoreError(
+                f"{self._store.directory(stage, key)}: no longer in the cache; run the suite again with --force"
+            )
         return found
 
     def _save(self, stage: str, key: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
