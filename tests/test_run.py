@@ -674,6 +674,14 @@ def test_an_attack_that_breaks_a_promise_fails_its_cells_with_the_numbers(rogue_
     assert len(results.select("*/fgsm/*")) == 4
 
 
+def test_what_failed_once_is_not_tried_again_for_every_cell_that_needs_it(tmp_path):
+    """The same gray-box examples serve every defense, and so does the error that kept them from being crafted."""
+    path = suite(tmp_path, AUTOENCODER, entries("attacks", "rogue", ["raise"], 'access = ["gray-box"]\n'), FGSM)
+    results, watch = go(path, tmp_path, plugins=[Rogues()])
+    assert len(results.failed) == 2
+    assert len([title for title in watch.made("attack") if title.startswith("raise ")]) == 1
+
+
 DEFENSES = {
     "raise": ["ValueError: broken on purpose, 42 times"],
     "nothing": ["NoneType"],

@@ -20,7 +20,7 @@ from autoshield_bench.engine.journal import Journal
 from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline, frozen
 from autoshield_bench.engine.progress import Progress
 from autoshield_bench.engine.training import load_weights, read_checkpoint, train_classifier
-from autoshield_bench.errors import CellError, StoreError
+from autoshield_bench.errors import CellError, CheckpointError, StoreError, WriteError
 from autoshield_bench.plan import AttackPlan, Cell, ModelPlan, StagePlan
 from autoshield_bench.registry import Registry
 from autoshield_bench.seeding import ImageRandom, derive_seed, generator, global_seed
@@ -62,6 +62,7 @@ class Workshop:
         self._force = force
         self._read_only = read_only
         self._made_now: set[str] = set()
+        self._failed: dict[str, str] = {}
         self._classifiers: dict[str, nn.Module] = {}
         self._fitted: dict[str, FittedStage] = {}
         self._latest_attack: tuple[str, Tensor, Passes] | None = None
@@ -72,7 +73,8 @@ class Workshop:
         """Return the cell's undefended classifier, trained, frozen and on the device."""
         model = cell.model
         if model.key not in self._classifiers:
-            self._classifiers[model.key] = self._make_classifier(cell, model)
+            with self._once(model.key):
+                self._classifiers[model.key] = self._make_classifier(cell, model)
         return self._classifiers[model.key]
 
     def _make_classifier(self, cell: Cell, model: ModelPlan) -> nn.Module:
@@ -121,7 +123,8 @@ class Workshop:
         fitted: list[FittedStage] = []
         for stage in cell.stages:
             if stage.key not in self._fitted:
-                self._fitted[stage.key] = self._make_stage(cell, stage, tuple(fitted))
+                with self._once(stage.key):
+                    self._fitted[stage.key] = self._make_stage(cell, stage, tuple(fitted))
             fitted.append(self._fitted[stage.key])
         return tuple(fitted)
 
@@ -178,7 +181,8 @@ class Workshop:
         if self._latest_attack is None or self._latest_attack[0] != attack.key:
             found = self._cached("attack", attack.key)
             if found is None:
-                images, passes = self._run_attack(cell, attack)
+                with self._once(attack.key):
+                    images, passes = self._run_attack(cell, attack)
                 self._save("attack", attack.key, {"adversarial": images}, {"passes": passes})
             else:
                 images, passes = found[0]["adversarial"], found[1]["passes"]
@@ -224,6 +228,19 @@ class Workshop:
         return trained and all(stage.key in self._fitted for stage in cell.stages)
 
     # -- artifacts -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _once(self, key: str) -> Iterator[None]:
+        """Let what failed fail again at once: other cells that need it would wait as long for the same error."""
+        if key in self._failed:
+            raise CellError(self._failed[key])
+        try:
+            yield
+        except (CheckpointError, WriteError):
+            raise
+        except (Exception, SystemExit) as error:
+            self._failed[key] = describe_failure(error)
+            raise
 
     def _cached(self, stage: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         if self._force and key not in self._made_now:
