@@ -101,13 +101,13 @@ def randomised_target(subject: Subject, world: World) -> None:
 def stronger_than_noise(subject: Subject, world: World) -> None:
     """Check the mean gain in margin against that of random noise of equal size."""
     for norm in norms(subject):
-        model = world.classifier(CONFIDENT)
-        request = request_for(world, norm, EPS[norm], model=model)
+        request = request_for(world, norm, EPS[norm], model=world.classifier(CONFIDENT))
         clean, labels = request.images.clone(), request.labels.clone()
         result = adversarial(subject, request)
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(5)).to(clean)
         step = noise.sign() if norm == "linf" else noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         noisy = (clean + EPS[norm] * step).clamp(0, 1)
+        model = world.classifier(CONFIDENT)  # a fresh one: what the attack did to its own is another check's matter
         with torch.no_grad():
             before, attacked, random = (margins(model(x), labels).mean() for x in (clean, result, noisy))
         gain, chance = float(attacked - before), float(random - before)
@@ -131,7 +131,7 @@ def linear_optimum(subject: Subject, world: World) -> None:
             labels = model(images).argmax(1)
         eps = EPS[norm]
         result = adversarial(subject, request_for(world, norm, eps, model=model, images=images, labels=labels))
-        gap = model.weight[1] - model.weight[0]
+        gap = (model.weight[1] - model.weight[0]).detach()
         # Hoelder: the largest change of a linear function over a ball is eps times the dual norm of its weights.
         optimum = eps * float(gap.abs().sum() if norm == "linf" else gap.norm())
         with torch.no_grad():

@@ -111,6 +111,7 @@ def not_probabilities(subject: Subject, world: World) -> None:
 def empty_batch(subject: Subject, world: World) -> None:
     """Check a batch of none."""
     defense = fitted(subject, world)
+    defended(defense, world)
     shape = tuple(defense.logits(world, []).shape)
     require(shape == (0, world.classes), f"logits of shape {shape} where {(0, world.classes)} belongs")
 
@@ -124,7 +125,7 @@ def empty_batch(subject: Subject, world: World) -> None:
 def batch_of_one(subject: Subject, world: World) -> None:
     """Check a batch of one."""
     defense = fitted(subject, world)
-    _require_images(defense, world)
+    defended(defense, world)
     try:
         shape = tuple(defense.logits(world, [3]).shape)
     except CellError as error:

@@ -29,7 +29,8 @@ JUMP = 0.05
 """A step that crosses the plateaus of a quantiser."""
 AGREEING = 0.8
 """Share of directional derivatives that must agree; the rest may sit on a kink, such as that of a ReLU."""
-DIRECTIONS = 4
+DIRECTIONS = 2
+"""Random directions per image."""
 
 Function = Callable[[Tensor], Tensor]
 
@@ -69,7 +70,7 @@ def surrogate(subject: Subject, world: World) -> None:
     for stage in chosen:
         point = _inner(world).requires_grad_()
         with torch.enable_grad():
-            returned = stage.defense.surrogate(point)
+            returned = stage.defense.surrogate(point.clone())
         where = f"{stage.component}: surrogate"
         require(returned.shape == point.shape, f"{where}: shape {tuple(returned.shape)}, not {tuple(point.shape)}")
         gradient = _gradient(where, returned.sum(), point)
@@ -82,7 +83,8 @@ def _functions(stage: FittedStage, world: World) -> Iterator[tuple[str, Function
     rng = world.rng().child(stage.component)
     if stage.transforms:
         twin = doubled(stage.defense)
-        yield "purify", lambda x: stage.defense.purify(x, rng), lambda x: twin.purify(x, rng)
+        # Clones, as the host hands them over: a stage may work in place.
+        yield "purify", lambda x: stage.defense.purify(x.clone(), rng), lambda x: twin.purify(x.clone(), rng)
     if type(stage.defense).defend is not Defense.defend:
         plain, double = (frozen(stage.defense.defend(world.classifier())) for _copy in range(2))
         yield "defend", plain, double.double()
@@ -109,10 +111,12 @@ def _check_gradient(where: str, function: Function, double: Function, world: Wor
             return ((map_(x + offset) - map_(x - offset)) * weights).flatten(1).double().sum(1)
 
     expected, found = [], []
-    for _direction in range(DIRECTIONS):
-        direction = torch.randn(x.shape, generator=source).to(x)
-        found.append((gradient * direction).flatten(1).double().sum(1))
-        expected.append(change(step * direction) / (2 * step))
+    for row in range(DIRECTIONS * IMAGES):
+        # One image at a time, and the change of all outputs: images of a batch may depend on each other.
+        direction = torch.zeros_like(x)
+        direction[row % IMAGES] = torch.randn(x.shape[1:], generator=source).to(x)
+        found.append((gradient * direction).double().sum())
+        expected.append(change(step * direction).sum() / (2 * step))
     slopes, differences = torch.stack(found), torch.stack(expected)
     # Slopes that are nearly zero by chance are compared on the scale of the others.
     scale = torch.maximum(slopes.abs(), differences.abs()).clamp_min(0.1 * float(differences.abs().mean()) + 1e-12)

@@ -160,6 +160,7 @@ def json_safe(subject: Subject, world: World) -> None:
 def empty_input(subject: Subject, world: World) -> None:
     """Check no images, no values, and undefined values alone."""
     metric = make(subject)
+    measured(metric, batch(subject, world))
     returned = raw(metric, batch(subject, world, rows=[]))
     shape = tuple(returned.values.shape) if isinstance(returned, MetricValues) else type(returned).__name__
     require(shape == (0,), f"no images give values of shape {shape} where (0,) belongs")

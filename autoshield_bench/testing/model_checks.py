@@ -132,7 +132,7 @@ def input_gradient(subject: Subject, world: World) -> None:
     "model",
     "trainable",
     meaning="The harness's recipe lowers the loss; a model that comes trained has a fingerprint instead.",
-    catches="Parameters kept in a plain list, where no optimiser finds them.",
+    catches="Weights that were frozen when they were built, or kept where no optimiser finds them.",
 )
 def trainable(subject: Subject, world: World) -> None:
     """Check the training loss before and after a few steps."""
