@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from contract_toys import BROKEN, SOUND, HalfAStep, OneStep
 
 from autoshield_bench.builtin.attacks.fgsm import FGSM
@@ -27,15 +25,6 @@ from autoshield_bench.testing import (
 )
 from autoshield_bench.testing.contract import judge
 from autoshield_bench.testing.subject import KINDS
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Images this small are computed faster by one thread, and many times faster where others use the cores too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def subject_id(subject: Subject) -> str:

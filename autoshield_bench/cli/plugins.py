@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
+from autoshield_bench.cli.options import add_plugin_option, plugin_files
 from autoshield_bench.cli.warnings import warn
 
 NAME = "plugins"
@@ -34,9 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     checking.add_argument(
         "--params", metavar="JSON", default="{}", help="parameters as a JSON object, if not the defaults"
     )
-    checking.add_argument(
-        "--plugin", type=Path, metavar="FILE", action="append", default=[], help="also load a plugin from a single file"
-    )
+    add_plugin_option(checking)
     checking.add_argument("--timeout", type=float, metavar="S", default=60.0, help="seconds per check (default: 60)")
     checking.add_argument("--json", action="store_true", help="print JSON")
     checking.set_defaults(handler=run_check)
@@ -89,14 +87,15 @@ def run_check(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--params: {arguments.params} is not a JSON object, such as '{{\"steps\": 5}}'")
     if not arguments.timeout > 0:
         raise UsageError(f"--timeout: {arguments.timeout:g} is not positive")
-    plugin = find_plugin(Registry.discover(arguments.plugin), arguments.name, arguments.kind)
+    files = plugin_files(arguments)
+    plugin = find_plugin(Registry.discover(files), arguments.name, arguments.kind)
     use = f"{plugin.distribution}/{plugin.name}"
     if not arguments.json:
         sys.stdout.write(
             f"{plugin.kind} {plugin.name} of {plugin.distribution} {plugin.distribution_version}".rstrip() + "\n"
         )
     outcomes = []
-    for outcome in isolated_checks(plugin.kind, use, params=params, files=arguments.plugin, timeout=arguments.timeout):
+    for outcome in isolated_checks(plugin.kind, use, params=params, files=files, timeout=arguments.timeout):
         outcomes.append(outcome)
         if not arguments.json:
             text = f"  {outcome.verdict:<10}  {outcome.check:<24}  {outcome.message}".rstrip()

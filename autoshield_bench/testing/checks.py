@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from autoshield_bench.contracts import Kind
 from autoshield_bench.errors import Unavailable
 from autoshield_bench.testing.outcome import ContractViolation, NotJudged, Outcome
@@ -33,7 +35,8 @@ class Check:
 
     def run(self, subject: Subject, world: World) -> Outcome:
         """Return what the check comes to; whatever the plugin raises is its failure, and stays contained."""
-        began = time.perf_counter()
+        began, threads = time.perf_counter(), torch.get_num_threads()
+        torch.set_num_threads(1)  # the world is small, and threads would only wait for each other
         try:
             with global_state(_SEED):
                 self.function(subject, world)
@@ -49,6 +52,8 @@ class Check:
             verdict, message = "failed", f"the plugin raised {type(error).__name__}: {_one_line(error)}"
         else:
             verdict, message = "passed", ""
+        finally:
+            torch.set_num_threads(threads)
         seconds = time.perf_counter() - began
         return Outcome(check=self.name, verdict=verdict, message=message, seconds=seconds)  # type: ignore[arg-type]
 

@@ -18,15 +18,12 @@ def main() -> None:
             pipe.write(json.dumps(event) + "\n")
             pipe.flush()
 
-        import torch
-
         from autoshield_bench.errors import AubenchError
         from autoshield_bench.registry import Registry
         from autoshield_bench.testing.checks import checks_of
         from autoshield_bench.testing.subject import Subject
         from autoshield_bench.testing.world import World
 
-        torch.set_num_threads(1)  # the world is small, and threads would only wait for each other
         kind = request["kind"]
         try:
             registry = Registry.discover([Path(file) for file in request["files"]])
