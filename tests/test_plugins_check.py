@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_registry import HEAD, aubench, distribution, site  # noqa: F401 - a fixture
+from test_registry import HEAD, aubench, distribution, python, site  # noqa: F401 - a fixture
 
 ATTACK = """
 import os, sys, time
@@ -36,29 +36,60 @@ def odd(site, misdeed: str, rows: int = 1) -> None:  # noqa: F811
     distribution(site, "odd-dist", HEAD + ATTACK.replace("{misdeed}", misdeed).replace("{rows}", str(rows)))
 
 
-@pytest.mark.parametrize(
-    ("misdeed", "message"),
-    [
-        ("time.sleep(60)", "did not end within 1 s"),
-        ("sys.exit(3)", "called sys.exit(3)"),
-        ("os.write(2, b'farewell'); os._exit(4)", "ended the process with status 4; it last said: farewell"),
-        ("os.abort()", "was ended by signal 6"),
-        ("raise ValueError('two\\n  lines')", "raised ValueError: two lines"),
-    ],
-)
-def test_one_bad_check_is_named_and_the_others_go_on(site, misdeed, message):  # noqa: F811
-    odd(site, misdeed)
+MISDEEDS = {
+    "batch-of-one": ("len(request.images) == 1", "time.sleep(60)", "did not end within 1 s"),
+    "empty-batch": ("len(request.images) == 0", "sys.exit(3)", "called sys.exit(3)"),
+    "zero-eps": (
+        "request.threat.eps == 0",
+        "os.write(2, b'farewell'); os._exit(4)",
+        "ended the process with status 4; it last said: farewell",
+    ),
+    "batch-invariant": ("len(request.images) == 4", "os.abort()", "was ended by signal 6"),
+    "unit-range": ("request.threat.eps == 0.4", "raise ValueError('two\\n  lines')", "raised ValueError: two lines"),
+}
+
+
+def test_every_bad_check_is_named_and_the_others_go_on(site):  # noqa: F811
+    cases = [f"elif {when}: {deed}" for when, deed, _message in MISDEEDS.values()]
+    odd(site, "pass\n        " + "\n        ".join(cases), rows=-1)
     done = aubench("plugins", "check", "odd-one", "--json", "--timeout", 1)
     assert done.code == 1
     found = json.loads(done.out)
     assert (found["kind"], found["name"], found["distribution"], found["passed"]) == (
         "attack", "odd-one", "odd-dist", False,
     )  # fmt: skip
-    (failed,) = [check for check in found["checks"] if check["verdict"] == "failed"]
-    assert failed["check"] == "batch-of-one"
-    assert message in failed["message"]
-    assert sum(check["verdict"] == "passed" for check in found["checks"]) >= 15
-    assert len({check["check"] for check in found["checks"]}) == len(found["checks"])
+    failed = {check["check"]: check["message"] for check in found["checks"] if check["verdict"] == "failed"}
+    assert set(failed) == {*MISDEEDS, "inside-ball"}  # which has the same wide ball as unit-range
+    for check, (_when, _deed, message) in MISDEEDS.items():
+        assert message in failed[check]
+    assert len({check["check"] for check in found["checks"]}) == len(found["checks"]) == 18
+
+
+def test_a_plugin_that_ends_the_process_before_the_first_check_is_named(site):  # noqa: F811
+    odd(site, "pass")
+    (module,) = site.glob("*.py")
+    text = module.read_text(encoding="utf-8").replace("    steps: int = 1", "    steps: int = os._exit(5)")
+    (site / "elsewhere.py").write_text(text, encoding="utf-8")
+    module.write_text(text.partition("@dataclass")[0].replace(f'"{module.stem}:', '"elsewhere:'), encoding="utf-8")
+    done = aubench("plugins", "check", "odd-one", "--json")
+    assert done.code == 1
+    checks = {check["check"]: check["message"] for check in json.loads(done.out)["checks"]}
+    assert checks == {"load": "the plugin ended the process with status 5", "quiet": ""}
+
+
+LIGHT = """
+import sys
+from autoshield_bench.cli.main import main
+code = main(["plugins", "check", "mse"])
+assert not {"torch", "numpy"} & set(sys.modules)
+sys.exit(code)
+"""
+
+
+def test_the_console_leaves_torch_to_the_other_process(tmp_path):
+    done = python(LIGHT, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("15 passed, 0 failed, 0 not judged\n")
 
 
 def test_a_plugin_that_prints_a_megabyte_is_named_and_does_not_reach_standard_output(site):  # noqa: F811

@@ -1,6 +1,7 @@
 """Checks in a process of their own: a plugin that hangs, exits, crashes or floods its output is named and contained.
 
 One process runs check after check; where it must be ended, a new one goes on behind the check that it was ended in.
+This module leaves torch to those processes, so that the console answers at once.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from typing import IO, Any
 
 from autoshield_bench.contracts import Kind
 from autoshield_bench.errors import PluginError
-from autoshield_bench.testing.checks import checks_of
 from autoshield_bench.testing.outcome import Outcome
 
+LOAD = "load"
+"""Name of what fails where a process ends before its first check."""
 QUIET = "quiet"
 """Name of the check that only a process of its own can make: the plugin prints next to nothing."""
 LOUD_BYTES = 64 * 2**10
@@ -86,22 +88,27 @@ def isolated_checks(
 
     Raises PluginError where the plugin cannot be made at all.
     """
-    waiting = [check.name for check in checks_of(kind)]
+    done: list[str] = []
     loud: tuple[int, str] = (0, "")
-    while waiting:
+    finished = False
+    while not finished:
         request = {
             "kind": kind,
             "use": use,
             "params": dict(params or {}),
             "files": [str(Path(file).absolute()) for file in files],
-            "checks": waiting,
+            "done": done,
         }
         worker = _start(request)
         try:
-            for outcome, printed in _watch(worker, tuple(waiting), timeout):
-                waiting.remove(outcome.check)
+            for outcome, printed in _watch(worker, timeout):
+                if outcome is None:
+                    finished = True
+                    break
+                done.append(outcome.check)
                 loud = max(loud, (printed, outcome.check))
                 yield outcome
+                finished = outcome.check == LOAD
         finally:
             worker.end()
     if loud[0] > LOUD_BYTES:
@@ -111,8 +118,11 @@ def isolated_checks(
         yield Outcome(check=QUIET, verdict="passed")
 
 
-def _watch(worker: _Worker, waiting: Sequence[str], timeout: float) -> Iterator[tuple[Outcome, int]]:
-    """Yield outcomes with the bytes printed meanwhile; the last one is that in which the process was ended."""
+def _watch(worker: _Worker, timeout: float) -> Iterator[tuple[Outcome | None, int]]:
+    """Yield outcomes with the bytes printed meanwhile.
+
+    The last one is None where all checks have run, and else that of the check in which the process was ended.
+    """
     current, began, printed_before = "", time.monotonic(), 0
     while True:
         event = worker.next_event(0.1)
@@ -136,14 +146,11 @@ def _watch(worker: _Worker, waiting: Sequence[str], timeout: float) -> Iterator[
         elif event["event"] == "unusable":
             raise PluginError(event["message"])
         else:
+            yield None, printed
             return
         if verdict:
-            name = current or waiting[0]
-            where = "" if current else "before the first check: "
-            yield (
-                Outcome(check=name, verdict="failed", message=f"{where}the plugin {verdict}", seconds=elapsed),
-                printed,
-            )
+            message = f"the plugin {verdict}"
+            yield Outcome(check=current or LOAD, verdict="failed", message=message, seconds=elapsed), printed
             return
 
 
