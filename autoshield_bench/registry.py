@@ -20,6 +20,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import pluggy
@@ -35,7 +36,10 @@ HOME = "autoshield-bench"
 DISABLE = "AUBENCH_DISABLE_PLUGINS"
 """Environment variable: any value but empty and 0 turns third-party plugins off."""
 
-Origin = Literal["built-in", "installed", "editable", "in-process"]
+Origin = Literal["built-in", "installed", "editable", "in-process", "file"]
+
+FILE = "file"
+"""What stands in place of a distribution for a plugin that is a single file."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -123,7 +127,10 @@ class Registry:
 
     @classmethod
     def discover(cls, extra: Sequence[object] = ()) -> Registry:
-        """Load every entry point of the group, then ``extra`` manifests (modules or objects with hooks)."""
+        """Load every entry point of the group, then ``extra`` manifests: modules, objects with hooks, or single files.
+
+        A file (a ``Path``) is a manifest and its factories in one; the name of its module is that of the file.
+        """
         plugins: list[Plugin] = []
         problems: list[Problem] = []
         timings: dict[str, float] = {}
@@ -294,6 +301,16 @@ def _installed_hash(distribution: metadata.Distribution, manifest: object) -> st
 
 def _given(extra: Iterable[object]) -> Iterator[Provider]:
     for manifest in extra:
+        if isinstance(manifest, Path):
+            yield Provider(
+                distribution=FILE,
+                version="",
+                entry_point=manifest.name,
+                origin="file",
+                load=functools.partial(_load_file, manifest),
+                hash_source=functools.partial(_single_file_hash, manifest),
+            )
+            continue
         name = getattr(manifest, "__name__", type(manifest).__name__)
         module = manifest if isinstance(manifest, types.ModuleType) else sys.modules.get(type(manifest).__module__)
         file = getattr(module, "__file__", None)
@@ -309,6 +326,37 @@ def _given(extra: Iterable[object]) -> Iterator[Provider]:
 
 def _itself(manifest: object) -> object:
     return manifest
+
+
+def _load_file(path: Path) -> types.ModuleType:
+    """Import a single file under its own name, anew each time, so that its factories are found as ``name:Class``."""
+    path = path.absolute()
+    name = path.stem
+    if not path.is_file():
+        raise PluginError(f"{path}: no such file")
+    if path.suffix != ".py" or not name.isidentifier():
+        raise PluginError(f"{path}: the name of a plugin file is a Python name and ends in .py, such as my_defense.py")
+    known = sys.modules.get(name) or importlib.util.find_spec(name)
+    origin = getattr(known, "__file__", None) or getattr(known, "origin", None)
+    if known is not None and (origin is None or Path(origin).absolute() != path):
+        raise PluginError(f"{path}: {name!r} is the name of a module that exists already; rename the file")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{path}: cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses look their own module up
+    _load_factory.cache_clear()  # an earlier import of the file has classes of its own
+    parameter_types.cache_clear()
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _single_file_hash(path: Path, _manifest: object) -> str:
+    return source.hash_files(path.absolute().parent, [path.absolute()])
 
 
 def _file_hash(file: str | None, _manifest: object) -> str:

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from autoshield_bench.cli.options import add_plugin_option, plugin_files
+
 NAME = "export"
 
 
@@ -23,6 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--fallen", action="store_true", help="only images that the attack broke")
     parser.add_argument("--format", choices=("png", "safetensors", "both"), default="both", help="default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write; default: RESULTS/export")
+    add_plugin_option(parser)
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="data directory in torchvision's layout")
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="cache of networks and adversarial images")
     parser.set_defaults(handler=run)
@@ -44,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         out=arguments.out or directory / "export",
         data_dir=arguments.data_dir,
         cache_dir=arguments.cache_dir,
+        plugins=plugin_files(arguments),
     )
     for path in export(directory, options):
         sys.stdout.write(f"{path}\n")

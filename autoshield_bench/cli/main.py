@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from autoshield_bench.cli import data, export, plan, plugins, run, show, suites
+from autoshield_bench.cli import data, export, new, plan, plugins, run, show, suites
 from autoshield_bench.errors import AubenchError, SuiteError
 from autoshield_bench.version import __version__
 
-COMMANDS = (run, plan, show, export, suites, plugins, data)
+COMMANDS = (run, plan, show, export, suites, plugins, new, data)
 
 EXIT_CODES = """\
 exit codes:

@@ -16,6 +16,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "suite", metavar="SUITE", help="a suite file, or the name of a shipped suite (`aubench suites`)"
     )
+    add_plugin_option(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: %(default)s")
     parser.add_argument("--seed", type=int, metavar="N", help="replace the suite's training seeds by this one")
     parser.add_argument("--limit", type=int, metavar="N", help="evaluate at most N test images (a stratified subset)")
@@ -31,14 +32,35 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="cache of networks and adversarial images")
 
 
+def add_plugin_option(parser: argparse.ArgumentParser) -> None:
+    """Add the plugin that is a single file."""
+    parser.add_argument(
+        "--plugin",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="also load a plugin from a single Python file; may be given more than once",
+    )
+
+
+def plugin_files(arguments: argparse.Namespace) -> tuple[Path, ...]:
+    """Return the files that ``--plugin`` names, each once."""
+    return tuple(dict.fromkeys(path.absolute() for path in arguments.plugin))
+
+
 def load(arguments: argparse.Namespace) -> tuple[LoadedSuite, RunOptions]:
     """Return the suite that the arguments name and how to run it; plugins that could not load are warned of."""
     from autoshield_bench.cli.warnings import warn
     from autoshield_bench.engine.runner import RunOptions
+    from autoshield_bench.errors import PluginError
+    from autoshield_bench.registry import FILE
     from autoshield_bench.suite_check import load_suite
 
-    loaded = load_suite(arguments.suite)
+    loaded = load_suite(arguments.suite, plugins=plugin_files(arguments))
     for problem in loaded.registry.problems:
+        if problem.distribution == FILE:
+            raise PluginError(str(problem))  # asked for by name: never passed over
         warn(str(problem))
     options = RunOptions(
         results_dir=arguments.results_dir,

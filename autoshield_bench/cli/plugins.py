@@ -1,4 +1,4 @@
-"""``aubench plugins list``: what is installed, where it came from, and what could not be loaded."""
+"""``aubench plugins``: list what is installed and what could not be loaded; check that a plugin keeps the rules."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import json
 import sys
 from typing import Any
 
+from autoshield_bench.cli.options import add_plugin_option, plugin_files
 from autoshield_bench.cli.warnings import warn
 
 NAME = "plugins"
+
+KINDS = ("attack", "defense", "metric", "dataset", "model")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -17,9 +20,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(NAME, help="list plugins", description="Look at the installed plugins.")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="list plugins", description="List plugins without importing their code.")
-    listing.add_argument("--kind", choices=("attack", "defense", "metric", "dataset", "model"), help="only this kind")
+    listing.add_argument("--kind", choices=KINDS, help="only this kind")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(handler=run_list)
+    checking = actions.add_parser(
+        "check",
+        help="check that a plugin keeps the rules",
+        description="Run the contract kit on one plugin, in a process of its own and with a time limit for each check. "
+        "Exit code 1 where a check fails.",
+    )
+    checking.add_argument("name", metavar="NAME", help="name of the plugin, or DISTRIBUTION/NAME")
+    checking.add_argument("--kind", choices=KINDS, help="kind, where plugins of several kinds share the name")
+    checking.add_argument(
+        "--params", metavar="JSON", default="{}", help="parameters as a JSON object, if not the defaults"
+    )
+    add_plugin_option(checking)
+    checking.add_argument("--timeout", type=float, metavar="S", default=60.0, help="seconds per check (default: 60)")
+    checking.add_argument("--json", action="store_true", help="print JSON")
+    checking.set_defaults(handler=run_check)
 
 
 def run_list(arguments: argparse.Namespace) -> int:
@@ -52,6 +70,54 @@ def run_list(arguments: argparse.Namespace) -> int:
     for problem in registry.problems:
         warn(str(problem))
     return 0
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Run the contract kit on one plugin; return 1 where a check fails."""
+    from autoshield_bench.errors import UsageError
+    from autoshield_bench.registry import Registry
+    from autoshield_bench.testing.isolated import isolated_checks
+    from autoshield_bench.testing.subject import find_plugin
+
+    try:
+        params = json.loads(arguments.params)
+    except ValueError as error:
+        raise UsageError(f"--params: not JSON ({error})") from error
+    if not isinstance(params, dict):
+        raise UsageError(f"--params: {arguments.params} is not a JSON object, such as '{{\"steps\": 5}}'")
+    if not arguments.timeout > 0:
+        raise UsageError(f"--timeout: {arguments.timeout:g} is not positive")
+    files = plugin_files(arguments)
+    plugin = find_plugin(Registry.discover(files), arguments.name, arguments.kind)
+    use = f"{plugin.distribution}/{plugin.name}"
+    if not arguments.json:
+        sys.stdout.write(
+            f"{plugin.kind} {plugin.name} of {plugin.distribution} {plugin.distribution_version}".rstrip() + "\n"
+        )
+    outcomes = []
+    for outcome in isolated_checks(plugin.kind, use, params=params, files=files, timeout=arguments.timeout):
+        outcomes.append(outcome)
+        if not arguments.json:
+            text = f"  {outcome.verdict:<10}  {outcome.check:<24}  {outcome.message}".rstrip()
+            sys.stdout.write("".join(each if each.isprintable() else " " for each in text) + "\n")
+            sys.stdout.flush()
+    count = {
+        verdict: sum(each.verdict == verdict for each in outcomes) for verdict in ("passed", "failed", "not judged")
+    }
+    if arguments.json:
+        value = {
+            "kind": plugin.kind,
+            "name": plugin.name,
+            "distribution": plugin.distribution,
+            "params": params,
+            "checks": [outcome.to_json() for outcome in outcomes],
+            "passed": not count["failed"],
+        }
+        json.dump(value, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.write(", ".join(f"{number} {verdict}" for verdict, number in count.items()) + "\n")
+    return 1 if count["failed"] else 0
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

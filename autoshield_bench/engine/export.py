@@ -42,6 +42,8 @@ class ExportOptions:
     out: Path
     data_dir: Path | None
     cache_dir: Path | None
+    plugins: Sequence[Path] = ()
+    """Single files to load plugins from, beside the installed ones."""
 
 
 def export(directory: Path, options: ExportOptions) -> Iterator[Path]:
@@ -77,7 +79,7 @@ def _open(results: ResultSet, options: ExportOptions) -> tuple[dict[str, Cell], 
     """Return the cells of the suite as it would run here, by key, and what can read their artifacts."""
     suite_file = results.directory / "plan.json"
     loaded = check_suite(
-        SuiteDocument.from_dict(dict(results.suite), suite_file), Registry.discover(), results.directory
+        SuiteDocument.from_dict(dict(results.suite), suite_file), Registry.discover(options.plugins), results.directory
     )
     recorded = read_json(suite_file)
     try:

@@ -1,0 +1,273 @@
+"""What an attack must do, one function per property; each raises ContractViolation with the numbers.
+
+Checks that build on another one (a result must be finite before its strength can be judged) raise NotJudged where that
+one fails, so that a mistake shows once, under its own name.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autoshield_bench.balls import distance
+from autoshield_bench.engine.guard import SLACK, check_shape
+from autoshield_bench.errors import CellError
+from autoshield_bench.testing.attack_runs import (
+    EPS,
+    WIDE,
+    adversarial,
+    chunks,
+    norms,
+    request_for,
+    steady,
+    two_runs,
+)
+from autoshield_bench.testing.checks import check
+from autoshield_bench.testing.outcome import ContractViolation, NotJudged, require
+from autoshield_bench.testing.subject import Subject
+from autoshield_bench.testing.world import IMAGES, SHAPE, World, changed, global_state, model_state, random_state
+
+AGREEMENT = 1e-5
+"""Largest difference of two runs that must agree: the order of float32 sums may show, nothing else."""
+
+
+# What is returned ------------------------------------------------------------------------------------------------
+
+
+@check(
+    "attack",
+    "like-images",
+    meaning="The result has the shape, the dtype and the device of the images.",
+    catches="Images come back flattened, or as float64 from a detour through numpy.",
+)
+def like_images(subject: Subject, world: World) -> None:
+    """Check shape, dtype and device of the result."""
+    for norm in norms(subject):
+        request = request_for(world, norm, EPS[norm])
+        try:
+            check_shape(subject.make().run(request), request.images, f"{norm}: the attack")
+        except CellError as error:
+            raise ContractViolation(str(error)) from error
+
+
+@check(
+    "attack",
+    "finite",
+    meaning="The result holds neither NaN nor infinity.",
+    catches="A gradient is divided by its length, and the length is zero.",
+)
+def finite(subject: Subject, world: World) -> None:
+    """Check that the result is finite, also where the gradient is zero."""
+    flat = world.linear()
+    flat.weight.data.zero_()
+    for norm in norms(subject):
+        for name, model in (("", None), (" where the gradient is zero", flat)):
+            labels = None if model is None else torch.zeros_like(world.labels)
+            request = request_for(world, norm, EPS[norm], model=model, labels=labels)
+            returned = subject.make().run(request)
+            if not isinstance(returned, Tensor):
+                raise NotJudged("the result is no tensor (check 'like-images')")
+            broken = int((~torch.isfinite(returned)).flatten(1).any(1).sum())
+            require(broken == 0, f"{norm}: NaN or infinity in {broken} of {len(returned)} images{name}")
+
+
+@check(
+    "attack",
+    "unit-range",
+    meaning="Every value of the result lies in [0, 1].",
+    catches="The step is projected into the ball and never clipped to valid images.",
+)
+def unit_range(subject: Subject, world: World) -> None:
+    """Check that the result is an image, in a small and in a wide ball."""
+    for norm in norms(subject):
+        for eps in (EPS[norm], WIDE[norm]):
+            result = adversarial(subject, request_for(world, norm, eps))
+            low, high = float(result.min()), float(result.max())
+            require(low >= 0 and high <= 1, f"{norm} eps {eps:g}: values from {low:.6g} to {high:.6g}")
+
+
+@check(
+    "attack",
+    "inside-ball",
+    meaning=f"Every result lies within eps of its image, in float64 and with {SLACK:g} of slack.",
+    catches="Steps add up past eps because nothing projects them back.",
+)
+def inside_ball(subject: Subject, world: World) -> None:
+    """Check distances in a small and in a wide ball."""
+    for norm in norms(subject):
+        for eps in (EPS[norm], WIDE[norm]):
+            request = request_for(world, norm, eps)
+            clean = request.images.clone()
+            lengths = distance(adversarial(subject, request), clean, norm)
+            outside = int((lengths > eps + SLACK).sum())
+            farthest = float(lengths.max())
+            require(
+                outside == 0,
+                f"{norm} eps {eps:g}: {outside} of {len(clean)} images outside, the farthest at {farthest:.9g}",
+            )
+
+
+@check(
+    "attack",
+    "zero-eps",
+    meaning=f"A ball of radius zero gives the images back, to {SLACK:g}.",
+    catches="A smallest step, or a random start, that does not shrink with eps.",
+)
+def zero_eps(subject: Subject, world: World) -> None:
+    """Check that nothing moves at eps = 0."""
+    for norm in norms(subject):
+        request = request_for(world, norm, 0.0)
+        clean = request.images.clone()
+        moved = float((adversarial(subject, request).double() - clean.double()).abs().max())
+        require(moved <= SLACK, f"{norm} eps 0: a value moved by {moved:.6g}")
+
+
+@check(
+    "attack",
+    "empty-batch",
+    meaning="A batch of no images gives a batch of no images.",
+    catches="max() over an empty dimension.",
+)
+def empty_batch(subject: Subject, world: World) -> None:
+    """Check a batch of none."""
+    for norm in norms(subject):
+        request = request_for(world, norm, EPS[norm], rows=[])
+        returned = subject.make().run(request)
+        shape = tuple(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
+        require(shape == (0, *SHAPE), f"{norm}: {shape} where {(0, *SHAPE)} belongs")
+
+
+@check(
+    "attack",
+    "batch-of-one",
+    meaning="A batch of one image works like any other.",
+    catches="squeeze() takes the batch dimension away.",
+)
+def batch_of_one(subject: Subject, world: World) -> None:
+    """Check a batch of one."""
+    for norm in norms(subject):
+        request = request_for(world, norm, EPS[norm], rows=[3])
+        try:
+            check_shape(subject.make().run(request), request.images, f"{norm}: the attack")
+        except CellError as error:
+            whole = request_for(world, norm, EPS[norm])
+            adversarial(subject, whole)  # wrong for every batch: that is another check's matter
+            raise ContractViolation(str(error)) from error
+
+
+# What is left alone ----------------------------------------------------------------------------------------------
+
+
+@check(
+    "attack",
+    "inputs-untouched",
+    meaning="Images and labels that were handed in are what they were.",
+    catches="x += step, where x is the request's own tensor.",
+)
+def inputs_untouched(subject: Subject, world: World) -> None:
+    """Check images and labels after a run."""
+    for norm in norms(subject):
+        request = request_for(world, norm, EPS[norm])
+        subject.make().run(request)
+        moved = int((request.images != world.images).flatten(1).any(1).sum())
+        require(moved == 0, f"{norm}: {moved} of {IMAGES} images were changed in place")
+        relabelled = int((request.labels != world.labels).sum())
+        require(relabelled == 0, f"{norm}: {relabelled} of {IMAGES} labels were changed in place")
+
+
+@check(
+    "attack",
+    "model-untouched",
+    meaning="Weights, buffers, gradients, hooks and train/eval flags of the network are what they were.",
+    catches="loss.backward() fills the gradients of the weights, or train() is never taken back.",
+)
+def model_untouched(subject: Subject, world: World) -> None:
+    """Check the network behind the target after a run."""
+    for norm in norms(subject):
+        model = world.classifier()
+        before = model_state(model)
+        subject.make().run(request_for(world, norm, EPS[norm], model=model))
+        difference = changed(before, model_state(model))
+        require(not difference, f"{norm}: changed: {difference}")
+
+
+@check(
+    "attack",
+    "random-state-untouched",
+    meaning="The global generators of torch, numpy and random are what they were.",
+    catches="torch.manual_seed(0) inside the attack, which seeds everybody else as well.",
+)
+def random_state_untouched(subject: Subject, world: World) -> None:
+    """Check the global generators after a run."""
+    for norm in norms(subject):
+        request = request_for(world, norm, EPS[norm])
+        before = random_state()
+        subject.make().run(request)
+        difference = changed(before, random_state())
+        require(
+            not difference, f"{norm}: advanced or seeded the global generator of {difference}; draw from request.rng"
+        )
+
+
+@check(
+    "attack",
+    "grad-mode-untouched",
+    meaning="Grad mode and default dtype are what they were.",
+    catches="torch.set_grad_enabled(False) without a with.",
+)
+def grad_mode_untouched(subject: Subject, world: World) -> None:
+    """Check grad mode and default dtype after a run."""
+    for norm in norms(subject):
+        request = request_for(world, norm, EPS[norm])
+        before = {"grad mode": torch.is_grad_enabled(), "default dtype": torch.get_default_dtype()}
+        with global_state(0):
+            subject.make().run(request)
+            after = {"grad mode": torch.is_grad_enabled(), "default dtype": torch.get_default_dtype()}
+        difference = ", ".join(
+            f"{name} from {before[name]} to {after[name]}" for name in before if before[name] != after[name]
+        )
+        require(not difference, f"{norm}: changed {difference}")
+
+
+# Reproducible per image -------------------------------------------------------------------------------------------
+
+
+@check(
+    "attack",
+    "same-seed",
+    meaning="The same request gives the same result bit by bit, whatever the global seed and whatever ran before.",
+    catches="Draws from torch.rand instead of request.rng, or a counter kept on the instance.",
+)
+def same_seed(subject: Subject, world: World) -> None:
+    """Check two runs of one instance under different global seeds."""
+    for norm in norms(subject):
+        first, second = two_runs(subject, world, norm)
+        differing = int((first != second).flatten(1).any(1).sum())
+        gap = float((first - second).abs().max())
+        require(
+            differing == 0,
+            f"{norm}: two runs with one seed differ in {differing} of {IMAGES} images, by up to {gap:.3g}",
+        )
+
+
+@check(
+    "attack",
+    "batch-invariant",
+    meaning=f"An image's result depends on neither the split into batches nor their order, to {AGREEMENT:g}.",
+    catches="A step is scaled by the largest gradient of the batch instead of the image's own.",
+)
+def batch_invariant(subject: Subject, world: World) -> None:
+    """Check the whole batch against parts of it, and against the reverse order."""
+    for norm in norms(subject):
+        whole = steady(subject, world, norm)
+        attack = subject.make()
+        parts = [adversarial(subject, request_for(world, norm, EPS[norm], rows=rows), attack) for rows in chunks()]
+        backwards = list(reversed(range(IMAGES)))
+        reverse = adversarial(subject, request_for(world, norm, EPS[norm], rows=backwards), attack).flip(0)
+        for name, other in (("split into three batches", torch.cat(parts)), ("in reverse order", reverse)):
+            gaps = (whole - other).abs().flatten(1).amax(1)
+            differing = int((gaps > AGREEMENT).sum())
+            require(
+                differing == 0,
+                f"{norm}: {name}, {differing} of {IMAGES} images differ, by up to {float(gaps.max()):.3g}",
+            )

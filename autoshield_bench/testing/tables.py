@@ -1,0 +1,44 @@
+"""The tables of checks in docs/contract-kit.md, from the checks themselves.
+
+``python -m autoshield_bench.testing.tables docs/contract-kit.md`` brings the file up to date.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from autoshield_bench.contracts import Kind
+from autoshield_bench.testing.checks import checks_of
+from autoshield_bench.testing.subject import KINDS
+
+
+def checks_table(kind: Kind) -> str:
+    """Return the checks of a kind as a Markdown table."""
+    rows = [f"| `{check.name}` | {_cell(check.meaning)} | {_cell(check.catches)} |" for check in checks_of(kind)]
+    return "\n".join(["| check | meaning | a mistake that it catches |", "|---|---|---|", *rows])
+
+
+def with_tables(text: str) -> str:
+    """Return a document with every ``<!-- checks: KIND -->`` block filled in."""
+    for kind in KINDS:
+        block = re.compile(rf"(<!-- checks: {kind} -->\n).*?(<!-- end -->)", re.DOTALL)
+        table = checks_table(kind)
+        text = block.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)  # type: ignore[misc]
+    return text
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main() -> None:
+    """Rewrite the files that are named."""
+    for name in sys.argv[1:]:
+        path = Path(name)
+        path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
