@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 GUIDE = Path(__file__).parents[1] / "docs" / "plugins.md"
 FILE = re.compile(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```\n", re.DOTALL)
 CONSOLE = re.compile(r"(<!-- run -->\n```console\n)(.*?)(```\n)", re.DOTALL)
@@ -59,6 +61,7 @@ def masked(text: str) -> str:
     return re.sub(r"[ \t]+", " ", re.sub(r"[─━-]{2,}", "--", re.sub(r"\d+(\.\d+)*", "#", text)))
 
 
+@pytest.mark.slow  # half a minute: sixteen commands, most of them in a process that imports torch
 def test_the_guide_is_true_as_written(tmp_path):
     text = GUIDE.read_text(encoding="utf-8")
     assert len(CONSOLE.findall(text)) >= 6

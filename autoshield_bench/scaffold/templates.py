@@ -179,8 +179,10 @@ class $class_name(Defense):
         """Return the blurred images. Randomness, where a defense needs some, comes from ``rng``."""
         from torch.nn import functional
 
+        from autoshield_bench.straight_through import clip_to_range
+
         around = functional.avg_pool2d(functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        return ((1 - self.strength) * x + self.strength * around).clamp(0, 1)
+        return clip_to_range((1 - self.strength) * x + self.strength * around)
 '''
 
 METRIC = '''\
