@@ -35,7 +35,7 @@ testpaths = ["tests"]
 README = """\
 # $distribution
 
-The $kind `$name` for [autoshield-bench](https://pypi.org/project/autoshield-bench/).
+The $kind `$name` for autoshield-bench.
 
 ```
 pip install -e ".[test]"
