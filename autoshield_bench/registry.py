@@ -116,14 +116,25 @@ class Provider:
     hash_source: typing.Callable[[object], str]
 
 
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """What it cost to load one entry point's manifest."""
+
+    distribution: str
+    entry_point: str
+    seconds: float
+    imported_torch: bool
+    """Whether it was the one that brought torch in, which makes every command slow."""
+
+
 class Registry:
     """The plugins of this environment."""
 
-    def __init__(self, plugins: Sequence[Plugin], problems: Sequence[Problem], timings: Mapping[str, float]) -> None:
+    def __init__(self, plugins: Sequence[Plugin], problems: Sequence[Problem], loadings: Sequence[Loading]) -> None:
         self.plugins = tuple(plugins)
         self.problems = (*problems, *_clashes(plugins))
-        self.timings = dict(timings)
-        """Seconds each entry point took to load, by ``distribution:entry-point``."""
+        self.loadings = tuple(loadings)
+        """What each entry point cost to load, in the order in which they were loaded."""
 
     @classmethod
     def discover(cls, extra: Sequence[object] = ()) -> Registry:
@@ -133,21 +144,28 @@ class Registry:
         """
         plugins: list[Plugin] = []
         problems: list[Problem] = []
-        timings: dict[str, float] = {}
+        loadings: list[Loading] = []
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         manager.add_hookspecs(hookspecs)
         # Built-ins first: whoever claims one of their names is the newcomer, wherever it stands on the path.
         for provider in sorted(
             (*_installed(problems), *_given(extra)), key=lambda provider: provider.origin != "built-in"
         ):
-            began = time.perf_counter()
+            began, had_torch = time.perf_counter(), "torch" in sys.modules
             try:
                 with contextlib.redirect_stdout(sys.stderr):
                     plugins.extend(_specs_of(provider, manager, problems))
             except (Exception, SystemExit) as error:
                 problems.append(Problem(provider.distribution, provider.entry_point, _describe(error)))
-            timings[f"{provider.distribution}:{provider.entry_point}"] = time.perf_counter() - began
-        return cls(plugins, problems, timings)
+            loadings.append(
+                Loading(
+                    provider.distribution,
+                    provider.entry_point,
+                    time.perf_counter() - began,
+                    not had_torch and "torch" in sys.modules,
+                )
+            )
+        return cls(plugins, problems, loadings)
 
     def of_kind(self, kind: Kind) -> tuple[Plugin, ...]:
         """Return the plugins of one kind, in order of their names."""

@@ -535,3 +535,21 @@ def test_an_installed_plugin_is_known_by_its_record_and_not_by_its_place(tmp_pat
         importlib.invalidate_caches()
     assert identities[0] == identities[1]
     assert identities[0]["source"] != identities[2]["source"]
+
+
+def test_timings_name_the_manifest_that_imports_torch(tmp_path):
+    folder = tmp_path / "site"
+    folder.mkdir()
+    distribution(folder, "light-plugin", HEAD + SOUND)
+    distribution(folder, "heavy-plugin", "import torch\n" + HEAD + SOUND.replace("sound", "weighty"))
+    script = "import sys; from autoshield_bench.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    done = python(script, "plugins", "list", "--timings", cwd=tmp_path, PYTHONPATH=path_with(folder))
+    assert done.returncode == 0
+    (heavy,) = [line for line in done.stdout.splitlines() if "imports torch" in line]
+    assert "of heavy-plugin" in heavy
+    assert any("of light-plugin" in line for line in done.stdout.splitlines())
+    done = python(script, "plugins", "list", "--timings", "--json", cwd=tmp_path, PYTHONPATH=path_with(folder))
+    timings = {entry["distribution"]: entry for entry in json.loads(done.stdout)["timings"]}
+    assert timings["heavy-plugin"]["imported_torch"]
+    assert not timings["light-plugin"]["imported_torch"]
+    assert timings["heavy-plugin"]["seconds"] > timings["light-plugin"]["seconds"] > 0

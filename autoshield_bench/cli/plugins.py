@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from autoshield_bench.cli.options import add_plugin_option, plugin_files
 from autoshield_bench.cli.warnings import warn
+
+if TYPE_CHECKING:
+    from autoshield_bench.registry import Loading
 
 NAME = "plugins"
 
@@ -21,6 +26,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="list plugins", description="List plugins without importing their code.")
     listing.add_argument("--kind", choices=KINDS, help="only this kind")
+    listing.add_argument(
+        "--timings", action="store_true", help="show what each manifest costs to load, and who imports torch"
+    )
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(handler=run_list)
     checking = actions.add_parser(
@@ -63,10 +71,15 @@ def run_list(arguments: argparse.Namespace) -> int:
         for problem in registry.problems
     ]
     if arguments.json:
-        json.dump({"plugins": rows, "problems": problems}, sys.stdout, indent=2)
+        value: dict[str, Any] = {"plugins": rows, "problems": problems}
+        if arguments.timings:
+            value["timings"] = [dataclasses.asdict(loading) for loading in registry.loadings]
+        json.dump(value, sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
         _print_table(rows)
+        if arguments.timings:
+            _print_loadings(registry.loadings)
     for problem in registry.problems:
         warn(str(problem))
     return 0
@@ -118,6 +131,15 @@ def run_check(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.write(", ".join(f"{number} {verdict}" for verdict, number in count.items()) + "\n")
     return 1 if count["failed"] else 0
+
+
+def _print_loadings(loadings: Sequence[Loading]) -> None:
+    from autoshield_bench.reporting.text import visible
+
+    for loading in sorted(loadings, key=lambda loading: -loading.seconds):
+        line = f"{loading.seconds:7.3f} s  {visible(loading.entry_point)} of {visible(loading.distribution)}"
+        heavy = "  imports torch: name heavy code in the spec's factory, not in the manifest"
+        sys.stdout.write(line + (heavy if loading.imported_torch else "") + "\n")
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
