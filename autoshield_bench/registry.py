@@ -10,36 +10,31 @@ import contextlib
 import dataclasses
 import functools
 import importlib
-import importlib.util
 import json
-import os
 import re
 import sys
 import time
-import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib import metadata
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import pluggy
 
-from autoshield_bench import contracts, hookspecs, source, store
+from autoshield_bench import contracts, hookspecs, source
 from autoshield_bench.contracts import CONTRACT, Kind, Spec
 from autoshield_bench.errors import AubenchError, ParameterError, PluginError, did_you_mean
 from autoshield_bench.parameters import converted, parameter_types, type_problem
-
-HOME = "autoshield-bench"
-"""The distribution whose plugins are called built-in."""
-
-DISABLE = "AUBENCH_DISABLE_PLUGINS"
-"""Environment variable: any value but empty and 0 turns third-party plugins off."""
-
-Origin = Literal["built-in", "installed", "editable", "in-process", "file"]
-
-FILE = "file"
-"""What stands in place of a distribution for a plugin that is a single file."""
+from autoshield_bench.providers import (
+    Origin,
+    Problem,
+    Provider,
+    describe,
+    given,
+    installed,
+    normal_name,
+    source_of,
+)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -93,30 +88,6 @@ class Plugin:
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
-    """A plugin that could not be taken in, whole or in part."""
-
-    distribution: str
-    entry_point: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"plugin {self.entry_point!r} of {self.distribution}: {self.message}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Provider:
-    """One entry point, before it is loaded."""
-
-    distribution: str
-    version: str
-    entry_point: str
-    origin: Origin
-    load: typing.Callable[[], object]
-    hash_source: typing.Callable[[object], str]
-
-
-@dataclasses.dataclass(frozen=True)
 class Loading:
     """What it cost to load one entry point's manifest."""
 
@@ -142,6 +113,10 @@ class Registry:
 
         A file (a ``Path``) is a manifest and its factories in one; the name of its module is that of the file.
         """
+        if any(isinstance(manifest, Path) for manifest in extra):
+            # An earlier import of the same file has classes of its own.
+            _load_factory.cache_clear()
+            parameter_types.cache_clear()
         plugins: list[Plugin] = []
         problems: list[Problem] = []
         loadings: list[Loading] = []
@@ -149,14 +124,14 @@ class Registry:
         manager.add_hookspecs(hookspecs)
         # Built-ins first: whoever claims one of their names is the newcomer, wherever it stands on the path.
         for provider in sorted(
-            (*_installed(problems), *_given(extra)), key=lambda provider: provider.origin != "built-in"
+            (*installed(problems), *given(extra)), key=lambda provider: provider.origin != "built-in"
         ):
             began, had_torch = time.perf_counter(), "torch" in sys.modules
             try:
                 with contextlib.redirect_stdout(sys.stderr):
                     plugins.extend(_specs_of(provider, manager, problems))
             except (Exception, SystemExit) as error:
-                problems.append(Problem(provider.distribution, provider.entry_point, _describe(error)))
+                problems.append(Problem(provider.distribution, provider.entry_point, describe(error)))
             loadings.append(
                 Loading(
                     provider.distribution,
@@ -180,7 +155,8 @@ class Registry:
         found = [
             plugin
             for plugin in self.of_kind(kind)
-            if plugin.name == name and (not distribution or _normal(plugin.distribution) == _normal(distribution))
+            if plugin.name == name
+            and (not distribution or normal_name(plugin.distribution) == normal_name(distribution))
         ]
         if len(found) == 1:
             return found[0]
@@ -239,7 +215,7 @@ class Registry:
         except ParameterError:
             raise
         except Exception as error:
-            raise PluginError(f"{plugin.kind} {plugin.name!r} of {plugin.distribution}: {_describe(error)}") from error
+            raise PluginError(f"{plugin.kind} {plugin.name!r} of {plugin.distribution}: {describe(error)}") from error
 
     def filled_params(self, plugin: Plugin, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters as JSON values with every default filled in."""
@@ -254,131 +230,8 @@ class Registry:
             json.dumps(filled, allow_nan=False)
         except Exception as error:
             who = f"{plugin.kind} {plugin.name!r} of {plugin.distribution}"
-            raise PluginError(f"{who}: a parameter cannot be recorded as JSON: {_describe(error)}") from error
+            raise PluginError(f"{who}: a parameter cannot be recorded as JSON: {describe(error)}") from error
         return filled
-
-
-def _entry_points(problems: list[Problem]) -> Iterator[tuple[metadata.Distribution, metadata.EntryPoint]]:
-    """Yield the group's entry points; a distribution whose list cannot be read is named and passed over."""
-    for distribution in metadata.distributions():
-        try:
-            points = list(distribution.entry_points.select(group=hookspecs.PROJECT))
-        except Exception as error:
-            problems.append(Problem(_named(distribution)[0], "entry_points.txt", _describe(error)))
-            continue
-        for point in points:
-            yield distribution, point
-
-
-def _installed(problems: list[Problem]) -> Iterator[Provider]:
-    third_party = os.environ.get(DISABLE, "") in ("", "0")
-    seen: set[tuple[str, str]] = set()
-    for distribution, point in _entry_points(problems):
-        name, version = _named(distribution)
-        # An environment may list one distribution twice (a source tree beside its installed copy): take the first.
-        if (_normal(name), point.name) in seen:
-            continue
-        seen.add((_normal(name), point.name))
-        home = _normal(name) == HOME
-        if not home and not third_party:
-            continue
-        editable = source.is_editable(distribution)
-        yield Provider(
-            distribution=name,
-            version=version,
-            entry_point=point.name,
-            origin="built-in" if home else "editable" if editable else "installed",
-            load=point.load,
-            hash_source=functools.partial(_installed_hash, distribution),
-        )
-
-
-def _named(distribution: metadata.Distribution) -> tuple[str, str]:
-    """Return name and version; a damaged installation may have lost its metadata, and with them both."""
-    try:
-        return distribution.name or "unknown", distribution.version or ""
-    except (KeyError, UnicodeDecodeError):
-        return "unknown", ""
-
-
-def _source_of(provider: Provider, manifest: object, factory: str) -> str:
-    """Return the hash of a plugin's source: of its manifest's, and of its factory's, which may lie elsewhere."""
-    hashes = [provider.hash_source(manifest)]
-    if provider.origin == "installed":
-        return hashes[0]  # a wheel's RECORD names every file of it
-    with contextlib.suppress(ImportError, ValueError, AttributeError):
-        spec = importlib.util.find_spec(factory.partition(":")[0])
-        if spec is not None and spec.origin is not None:
-            hashes.append(source.module_hash(spec.origin))
-    return store.content_key(hashes)
-
-
-def _installed_hash(distribution: metadata.Distribution, manifest: object) -> str:
-    return source.distribution_hash(distribution, getattr(manifest, "__file__", None))
-
-
-def _given(extra: Iterable[object]) -> Iterator[Provider]:
-    for manifest in extra:
-        if isinstance(manifest, Path):
-            yield Provider(
-                distribution=FILE,
-                version="",
-                entry_point=manifest.name,
-                origin="file",
-                load=functools.partial(_load_file, manifest),
-                hash_source=functools.partial(_single_file_hash, manifest),
-            )
-            continue
-        name = getattr(manifest, "__name__", type(manifest).__name__)
-        module = manifest if isinstance(manifest, types.ModuleType) else sys.modules.get(type(manifest).__module__)
-        file = getattr(module, "__file__", None)
-        yield Provider(
-            distribution="in-process",
-            version="",
-            entry_point=name,
-            origin="in-process",
-            load=functools.partial(_itself, manifest),
-            hash_source=functools.partial(_file_hash, file),
-        )
-
-
-def _itself(manifest: object) -> object:
-    return manifest
-
-
-def _load_file(path: Path) -> types.ModuleType:
-    """Import a single file under its own name, anew each time, so that its factories are found as ``name:Class``."""
-    path = path.absolute()
-    name = path.stem
-    if not path.is_file():
-        raise PluginError(f"{path}: no such file")
-    if path.suffix != ".py" or not name.isidentifier():
-        raise PluginError(f"{path}: the name of a plugin file is a Python name and ends in .py, such as my_defense.py")
-    known = sys.modules.get(name) or importlib.util.find_spec(name)
-    origin = getattr(known, "__file__", None) or getattr(known, "origin", None)
-    if known is not None and (origin is None or Path(origin).absolute() != path):
-        raise PluginError(f"{path}: {name!r} is the name of a module that exists already; rename the file")
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{path}: cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs: dataclasses look their own module up
-    _load_factory.cache_clear()  # an earlier import of the file has classes of its own
-    parameter_types.cache_clear()
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _single_file_hash(path: Path, _manifest: object) -> str:
-    return source.hash_files(path.absolute().parent, [path.absolute()])
-
-
-def _file_hash(file: str | None, _manifest: object) -> str:
-    return source.module_hash(file)
 
 
 def _specs_of(provider: Provider, manager: pluggy.PluginManager, problems: list[Problem]) -> list[Plugin]:
@@ -405,7 +258,7 @@ def _specs_of(provider: Provider, manager: pluggy.PluginManager, problems: list[
                 if provider.origin == "built-in":
                     hash_source: typing.Callable[[], str] = functools.partial(source.builtin_hash, kind)
                 else:
-                    hash_source = functools.cache(functools.partial(_source_of, provider, manifest, spec.factory))
+                    hash_source = functools.cache(functools.partial(source_of, provider, manifest, spec.factory))
                 taken.append(
                     Plugin(
                         spec=spec,
@@ -459,7 +312,7 @@ def _load_factory(factory: str, kind: Kind, who: str) -> type:
         with contextlib.redirect_stdout(sys.stderr):
             module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
-        raise PluginError(f"{who}: {module_name} cannot be imported: {_describe(error)}") from error
+        raise PluginError(f"{who}: {module_name} cannot be imported: {describe(error)}") from error
     made = getattr(module, class_name, None)
     if made is None:
         raise PluginError(f"{who}: {module_name} has no {class_name}")
@@ -479,13 +332,4 @@ def speaking_for(plugin: Plugin) -> Iterator[None]:
     except AubenchError:
         raise
     except (Exception, SystemExit) as error:
-        raise PluginError(f"{plugin.kind} {plugin.name!r} of {plugin.distribution}: {_describe(error)}") from error
-
-
-def _describe(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:400]
-    return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
-
-
-def _normal(distribution: str) -> str:
-    return re.sub(r"[-_.]+", "-", distribution).lower()
+        raise PluginError(f"{plugin.kind} {plugin.name!r} of {plugin.distribution}: {describe(error)}") from error

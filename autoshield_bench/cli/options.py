@@ -54,7 +54,7 @@ def load(arguments: argparse.Namespace) -> tuple[LoadedSuite, RunOptions]:
     from autoshield_bench.cli.warnings import warn
     from autoshield_bench.engine.runner import RunOptions
     from autoshield_bench.errors import PluginError
-    from autoshield_bench.registry import FILE
+    from autoshield_bench.providers import FILE
     from autoshield_bench.suite_check import load_suite
 
     loaded = load_suite(arguments.suite, plugins=plugin_files(arguments))

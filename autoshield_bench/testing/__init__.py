@@ -22,7 +22,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoshield_bench.testing.checks import Check, checks_of, run_checks
+    from autoshield_bench.testing.catalogue import checks_of, run_checks
+    from autoshield_bench.testing.checks import Check
     from autoshield_bench.testing.contract import (
         AttackContract,
         DatasetContract,
@@ -51,7 +52,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Check", "checks_of", "run_checks"), "checks"),
+    **dict.fromkeys(("checks_of", "run_checks"), "catalogue"),
+    "Check": "checks",
     **dict.fromkeys([name for name in __all__ if name.endswith("Contract")], "contract"),
     **dict.fromkeys(("ContractViolation", "NotJudged", "Outcome"), "outcome"),
     "Subject": "subject",

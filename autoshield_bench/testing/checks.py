@@ -74,26 +74,9 @@ def check(kind: Kind, name: str, *, meaning: str, catches: str) -> Callable[[Che
     return register
 
 
-def checks_of(kind: Kind) -> tuple[Check, ...]:
-    """Return the checks of a kind of plugin."""
-    from autoshield_bench.testing import (  # noqa: F401 - importing a module registers its checks
-        attack_checks,
-        attack_strength_checks,
-        dataset_checks,
-        defense_checks,
-        defense_learning_checks,
-        metric_checks,
-        metric_pair_checks,
-        model_checks,
-    )
-
-    return tuple(_REGISTERED[kind].values())
-
-
-def run_checks(subject: Subject, world: World | None = None) -> list[Outcome]:
-    """Run every check of the subject's kind, in this process."""
-    place = world or World()
-    return [each.run(subject, place) for each in checks_of(subject.spec.kind)]
+def registered(kind: Kind) -> tuple[Check, ...]:
+    """Return the checks of a kind that were registered so far; ``catalogue.checks_of`` makes sure that all were."""
+    return tuple(_REGISTERED.get(kind, {}).values())
 
 
 def _one_line(error: BaseException) -> str:

@@ -9,7 +9,8 @@ import pytest
 
 from autoshield_bench.contracts import Kind, Spec
 from autoshield_bench.errors import did_you_mean
-from autoshield_bench.testing.checks import Check, checks_of
+from autoshield_bench.testing.catalogue import checks_of
+from autoshield_bench.testing.checks import Check
 from autoshield_bench.testing.outcome import ContractViolation
 from autoshield_bench.testing.subject import Subject
 from autoshield_bench.testing.world import World

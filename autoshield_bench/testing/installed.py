@@ -11,7 +11,8 @@ import pytest
 
 from autoshield_bench.errors import PluginError
 from autoshield_bench.registry import Plugin, Registry
-from autoshield_bench.testing.checks import Check, checks_of
+from autoshield_bench.testing.catalogue import checks_of
+from autoshield_bench.testing.checks import Check
 from autoshield_bench.testing.contract import judge
 from autoshield_bench.testing.subject import KINDS, Subject
 from autoshield_bench.testing.world import World

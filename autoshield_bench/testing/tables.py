@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from autoshield_bench.contracts import Kind
-from autoshield_bench.testing.checks import checks_of
+from autoshield_bench.testing.catalogue import checks_of
 from autoshield_bench.testing.subject import KINDS
 
 

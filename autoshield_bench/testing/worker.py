@@ -20,7 +20,7 @@ def main() -> None:
 
         from autoshield_bench.errors import AubenchError
         from autoshield_bench.registry import Registry
-        from autoshield_bench.testing.checks import checks_of
+        from autoshield_bench.testing.catalogue import checks_of
         from autoshield_bench.testing.subject import Subject
         from autoshield_bench.testing.world import World
 
