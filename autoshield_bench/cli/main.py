@@ -15,6 +15,7 @@ from types import FrameType
 
 from autoshield_bench.cli import data, export, new, plan, plugins, run, show, suites
 from autoshield_bench.errors import AubenchError, SuiteError
+from autoshield_bench.reporting.text import visible
 from autoshield_bench.version import __version__
 
 COMMANDS = (run, plan, show, export, suites, plugins, new, data)
@@ -87,8 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(*lines: str) -> None:
     for line in lines:
-        text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in line)
-        sys.stderr.write(f"error: {text}\n")
+        sys.stderr.write(f"error: {visible(line)}\n")
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 
+from autoshield_bench.reporting.text import visible
+
 
 def warn(message: str) -> None:
     """Print a warning as one line, with control characters made visible."""
-    text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in message)
-    sys.stderr.write(f"warning: {text}\n")
+    sys.stderr.write(f"warning: {visible(message)}\n")
 
 
 class WarningHandler(logging.Handler):
