@@ -25,11 +25,15 @@ CONTRACT = 1
 """Version of this contract. A manifest module states the version it was written for as its own ``CONTRACT``."""
 
 Norm = Literal["linf", "l2"]
-Access = Literal["gray-box", "white-box"]
+Access = Literal["gray-box", "black-box", "white-box"]
+Needs = Literal["gradients", "scores", "labels"]
+Search = Literal["fixed-budget", "minimum-norm"]
+Randomness = Literal["rng", "global", "irreproducible"]
+Goal = Literal["untargeted", "targeted"]
 Kind = Literal["attack", "defense", "metric", "dataset", "model"]
 
 NORMS: tuple[Norm, ...] = ("linf", "l2")
-ACCESS_LEVELS: tuple[Access, ...] = ("gray-box", "white-box")
+ACCESS_LEVELS: tuple[Access, ...] = ("gray-box", "black-box", "white-box")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +92,27 @@ class AttackSpec(Spec):
     norms: tuple[Norm, ...]
     """Norms of the balls it can search."""
 
-    needs: Literal["gradients"] = "gradients"
-    """What it asks of its target. Attacks on scores and labels alone come with the black-box access level."""
+    needs: Needs = "gradients"
+    """What it asks of its target: ``gradients``, ``scores`` (logits without gradients) or ``labels`` (the predicted
+    class alone). It is handed that and no more, whatever the access level would permit."""
+
+    search: Search = "fixed-budget"
+    """``fixed-budget``: the worst point within eps. ``minimum-norm``: the nearest misclassified point, wherever it
+    lies; the host scores it by distance, at every eps of the suite."""
+
+    targeted: bool = False
+    """True: it honours ``AttackRequest.targets``."""
+
+    randomness: Randomness = "rng"
+    """``rng``: every draw comes from ``AttackRequest.rng``. ``global``: the wrapped library draws from the global state
+    of torch, numpy or random, which the host seeds and restores around each batch; the size of a batch joins the key.
+    ``irreproducible``: it cannot be seeded, and tables say so."""
+
+    depends_on_batch: bool = False
+    """True: an image's result depends on the images that it travels with, so the size of a batch joins the key."""
+
+    linear_optimum: bool = True
+    """It finds the best point of a linear model, which is known in closed form; False where it cannot promise that."""
 
     strong: bool = False
     """True for an attack believed to come close to the true worst case; without one a table says "upper bound"."""
@@ -170,7 +193,8 @@ class LossGradient:
 
 
 class Target(Protocol):
-    """What an attack may see, exactly as far as its access level permits. Every pass is counted."""
+    """What an attack may see: what its spec says it ``needs``, as far as its access level permits. Every pass is
+    counted; asking for more raises AccessError, and asking past the query budget raises BudgetSpent."""
 
     @property
     def classes(self) -> int:
@@ -179,12 +203,16 @@ class Target(Protocol):
     def logits(self, x: Tensor) -> Tensor:
         """Return logits ``[N, classes]``; differentiable with respect to ``x`` where gradients are permitted."""
 
+    def labels(self, x: Tensor) -> Tensor:
+        """Return the predicted classes ``[N]``, int64."""
+
     def loss_gradient(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> LossGradient:
         """Return loss, gradient and logits at ``x``; ``loss`` maps logits to one value per image, and higher is worse
         for the defense. Averages over draws where the pipeline is stochastic (EOT, Athalye et al. 2018)."""
 
     def select(self, rows: Tensor) -> Target:
-        """Return the target for the images at ``rows`` of this one's batch; needed as soon as a batch shrinks."""
+        """Return the target for the images at ``rows`` of this one's batch; needed as soon as a batch shrinks. An image
+        may stand there more than once, to ask about several points of it in one batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,16 +223,23 @@ class AttackRequest:
     """Clean images; do not change them."""
 
     labels: Tensor
-    """True labels; the attack wants any other class (untargeted)."""
+    """True labels; the attack wants any other class."""
 
     threat: ThreatModel
-    """The ball to stay in."""
+    """The ball to stay in; for a minimum-norm attack one that holds every image, so that only its norm matters."""
 
     target: Target
     """The only door to the network under attack."""
 
     rng: ImageRandom
     """The only source of randomness: keyed per image, so results depend on neither batch order nor split."""
+
+    targets: Tensor | None = None
+    """Classes ``[N]`` to drive the images to, none of them true; None where any wrong class will do."""
+
+    queries: int | None = None
+    """Queries per image under black-box access, each image of each call counting as one; None: without limit. At the
+    end the target raises BudgetSpent: let it pass, the host keeps the best point that it saw."""
 
 
 class Attack(ABC):

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AubenchError(Exception):
@@ -74,6 +78,19 @@ class Unavailable(AubenchError):
 
 class CellError(AubenchError):
     """A plugin broke a promise while a cell ran: that cell fails with the numbers, the others go on."""
+
+
+class AccessError(CellError):
+    """An attack asked its target for more than it declared, such as a gradient for an attack on labels."""
+
+
+class BudgetSpent(Exception):
+    """The query budget of an image is spent. An attack lets it pass: the host keeps ``best``."""
+
+    def __init__(self, message: str, best: Tensor) -> None:
+        super().__init__(message)
+        self.best = best
+        """The best point seen of each image of the batch; the clean image where there is none."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

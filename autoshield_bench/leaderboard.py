@@ -76,6 +76,8 @@ class Leaderboard:
     """Pair metrics, and those that were unavailable throughout."""
     predictions: tuple[Metric, ...]
     """Prediction metrics that say more than the accuracies do."""
+    remarks: tuple[str, ...]
+    """One sentence per column that is scored in a way of its own: by distance, within a query budget, with targets."""
 
 
 def build(results: ResultSet) -> list[Leaderboard]:
@@ -117,7 +119,26 @@ def _board(cells: Sequence[CellId], records: Mapping[CellId, CellRecord]) -> Lea
         rows=tuple(rows),
         quality=tuple(pair),
         predictions=tuple(prediction[i] for i in news),
+        remarks=tuple(_remarks(found)),
     )
+
+
+def _remarks(records: Sequence[CellRecord]) -> list[str]:
+    sentences: dict[str, None] = {}
+    for record in records:
+        facts = record.facts.get("attack") if record.cell.attack is not None else None
+        if not isinstance(facts, Mapping):
+            continue
+        column = Column(str(record.cell.attack), str(record.cell.access))
+        if facts.get("search") == "minimum-norm":
+            sentences[f"{column} finds the nearest adversarial point; an image falls where that lies within eps."] = (
+                None
+            )
+        if isinstance(facts.get("queries"), int):
+            sentences[f"{column} may ask for {facts['needs']} {facts['queries']:,} times per image."] = None
+        if facts.get("goal") == "targeted":
+            sentences[f"{column} drives each image to one wrong class, drawn at random."] = None
+    return list(sentences)
 
 
 def _row(
@@ -215,7 +236,8 @@ def _labels(
         if strong != set(worst.seeds):
             labels.append("upper bound")
     elif any(by_column) and not any(column and column.access == "white-box" for column in by_column):
-        labels.append("gray-box only")
+        seen = {column.access for column in by_column if column}
+        labels.append("gray-box only" if seen == {"gray-box"} else "no white-box attack")
     elif any(by_column) and not incomplete:
         labels.append("no image was evaluated by every cell")
     facts = [record.facts.get("trained_on") for own in well.values() for record in own]
@@ -224,9 +246,15 @@ def _labels(
     if any(record.facts.get("stochastic") is True for own in well.values() for record in own):
         labels.append("stochastic, scored on one draw per image")
     labels += [f"white-box {attack} weaker than gray-box: gradients masked?" for attack in _masked(well)]
+    labels += [f"{column} irreproducible" for column, own in well.items() if any(map(_irreproducible, own))]
     if incomplete:
         labels.append("incomplete: " + ", ".join(incomplete))
     return tuple(labels)
+
+
+def _irreproducible(record: CellRecord) -> bool:
+    attack = record.facts.get("attack")
+    return isinstance(attack, Mapping) and attack.get("randomness") == "irreproducible"
 
 
 def _masked(well: Records) -> list[str]:

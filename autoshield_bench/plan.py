@@ -20,6 +20,7 @@ from autoshield_bench.contracts import (
     AttackSpec,
     Dataset,
     DefenseSpec,
+    Goal,
     Kind,
     MetricSpec,
     ModelSpec,
@@ -31,7 +32,7 @@ from autoshield_bench.registry import Plugin, speaking_for
 from autoshield_bench.results import PLAN_SCHEMA, CellId
 from autoshield_bench.source import harness_hash
 from autoshield_bench.store import content_key, file_sha256
-from autoshield_bench.suite import Suite
+from autoshield_bench.suite import DEFAULT_QUERIES, Suite
 from autoshield_bench.suite_check import LoadedSuite, flatten
 from autoshield_bench.version import __version__
 
@@ -87,13 +88,22 @@ class AttackPlan:
     use: Use
     access: Access
     threat: ThreatModel
+    goal: Goal
     eot: int
+    queries: int | None
+    """Budget per image under black-box access."""
     key: str
 
     @property
     def spec(self) -> AttackSpec:
         """Its declarations."""
         return cast("AttackSpec", self.use.plugin.spec)
+
+    def title(self, defense: str) -> str:
+        """Return what it does to which defense, in words."""
+        against = "the bare classifier" if self.access == "gray-box" else defense
+        where = self.threat.norm if self.spec.search == "minimum-norm" else str(self.threat)
+        return f"{self.use.label} {self.access} {where} against {against}"
 
 
 @dataclass(frozen=True)
@@ -157,21 +167,30 @@ def make_plan(
     *,
     data_dir: Path,
     device: Device,
+    batch_size: int,
     limit: int | None = None,
     checkpoints: Mapping[str, str] | None = None,
 ) -> Plan:
     """Lay out the cells of a suite. Makes sure that the data are there, since their content is part of every key.
 
+    ``batch_size`` is part of the keys of those attacks alone that declare to depend on it.
+
     ``checkpoints`` gives the SHA-256 of checkpoints by name, as an earlier plan recorded them, so that the plan of a
     finished run can be made again where the files are not at hand. Raises DataError where data or a checkpoint are
     missing.
     """
-    return _Planner(loaded, data_dir, device, limit, checkpoints or {}).plan()
+    return _Planner(loaded, data_dir, device, batch_size, limit, checkpoints or {}).plan()
 
 
 class _Planner:
     def __init__(
-        self, loaded: LoadedSuite, data_dir: Path, device: Device, limit: int | None, checkpoints: Mapping[str, str]
+        self,
+        loaded: LoadedSuite,
+        data_dir: Path,
+        device: Device,
+        batch_size: int,
+        limit: int | None,
+        checkpoints: Mapping[str, str],
     ) -> None:
         self._loaded = loaded
         self._checkpoints = dict(checkpoints)
@@ -179,6 +198,7 @@ class _Planner:
         self._registry = loaded.registry
         self._data_dir = data_dir
         self._device = device
+        self._batch_size = batch_size
         self._numeric = numeric_class(device)
         self._limit = limit
         self._base = {
@@ -295,7 +315,10 @@ class _Planner:
         use = self._use("attack", entry.use, entry.label, entry.params)
         seen = () if access == "gray-box" else stages
         stochastic = any(stage.spec.stochastic for stage in seen)
-        eot = entry.eot if stochastic else 1
+        eot = entry.eot if stochastic and access == "white-box" else 1
+        queries = entry.queries or DEFAULT_QUERIES if access == "black-box" else None
+        spec = cast("AttackSpec", use.plugin.spec)
+        batched = spec.depends_on_batch or spec.randomness != "rng"
         key = self._key(
             "attack",
             identity=use.identity,
@@ -305,11 +328,16 @@ class _Planner:
             eot=eot,
             access=access,
             norm=threat.norm,
-            eps=threat.eps,
+            # A minimum-norm attack finds the same points whatever the eps they are judged by.
+            eps=None if spec.search == "minimum-norm" else threat.eps,
+            declared=[spec.needs, spec.search, spec.randomness],
+            goal=entry.goal,
+            queries=queries,
+            batch=self._batch_size if batched else None,
             images=images,
             seed=seed,
         )
-        return AttackPlan(use, access, threat, eot, key)
+        return AttackPlan(use, access, threat, entry.goal, eot, queries, key)
 
     def _cell(
         self,

@@ -243,8 +243,9 @@ class ResultSet:
         return tuple(record for record in self.records if fnmatchcase(str(record.cell), pattern))
 
     def arrays(self, record: CellRecord) -> dict[str, numpy.ndarray[Any, Any]]:
-        """Return a cell's per-image arrays: ``index``, ``label``, ``clean_prediction``, ``prediction``, ``correct``
-        and one array per metric and pair (undefined values are NaN there).
+        """Return a cell's per-image arrays: ``index``, ``label``, ``clean_prediction``, ``prediction``, ``correct``,
+        for attacks ``distance`` (of the point that was found, in the threat's norm, also where a minimum-norm attack
+        found it beyond eps), and one array per metric and pair (undefined values are NaN there).
 
         Raises StoreError where ``samples/`` lacks them, as in results that came from a repository.
         """

@@ -8,6 +8,7 @@ counter-based stream of its own (Philox 4x64-10, Salmon et al. 2011), so streams
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,6 +16,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy
     import torch
+
+
+_COPY_BIT = 40
+"""Copies of one image in a batch get indices of their own, past those of any data set."""
 
 
 def derive_seed(*names: str | int) -> int:
@@ -70,11 +75,19 @@ class ImageRandom:
         return ImageRandom(self._seed, self._indices, path=(*self._path, *names))
 
     def select(self, rows: torch.Tensor) -> ImageRandom:
-        """Return the randomness of the images at ``rows`` (indices or a boolean mask) of this batch."""
+        """Return the randomness of the images at ``rows`` (indices or a boolean mask) of this batch.
+
+        An image that stands there more than once draws other values each time.
+        """
         import torch
 
         chosen = torch.arange(len(self._indices))[rows.cpu()].tolist()
-        return ImageRandom(self._seed, [self._indices[row] for row in chosen], path=self._path)
+        copies: Counter[int] = Counter()
+        indices = []
+        for row in chosen:
+            indices.append(self._indices[row] + (copies[row] << _COPY_BIT))
+            copies[row] += 1
+        return ImageRandom(self._seed, indices, path=self._path)
 
     def uniform(self, shape: Sequence[int], *purpose: str | int, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
         """Return float32 draws ``[N, *shape]``, uniform between ``low`` and ``high``."""

@@ -19,7 +19,11 @@ _HARNESS = (
     "contracts.py",
     "seeding.py",
     "straight_through.py",
-    *(f"engine/{name}.py" for name in ("access", "cost", "data", "guard", "pipeline", "scoring", "stages", "training")),
+    "target_module.py",
+    *(
+        f"engine/{name}.py"
+        for name in ("access", "cost", "data", "guard", "pipeline", "queries", "scoring", "stages", "training")
+    ),
 )
 """What of the harness can change a number; the command line, the reports and the walk over the plan cannot."""
 

@@ -18,13 +18,15 @@ from pydantic import (
     model_validator,
 )
 
-from autoshield_bench.contracts import Access, Norm, ThreatModel
+from autoshield_bench.contracts import Access, Goal, Norm, ThreatModel
 from autoshield_bench.toml_lines import shown
 
 CHAIN = "chain"
 """Name of the defense that is made of the stages in the suite."""
 
 MAX_STAGES = 8
+DEFAULT_QUERIES = 5000
+"""Queries per image under black-box access, as many as AutoAttack grants Square (Croce and Hein 2020)."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 USE = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,99}/)?[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,47}")
@@ -183,6 +185,12 @@ class AttackUse(_Labelled):
 
     eot: int = Field(default=20, ge=1)
     """Draws averaged per gradient where a stage is stochastic; elsewhere there is one."""
+
+    queries: int | None = Field(default=None, ge=1)
+    """Queries per image under black-box access; None: ``DEFAULT_QUERIES``."""
+
+    goal: Goal = "untargeted"
+    """``targeted``: every image is driven towards a wrong class of its own, drawn at random."""
 
 
 class MetricUse(_Labelled):

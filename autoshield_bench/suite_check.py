@@ -99,6 +99,7 @@ class _PluginCheck:
                 self._found.append(Problem(path, str(error)))
         if kind == "attack":
             self._check_norms(cast("AttackSpec", plugin.spec), path, entry)
+            self._check_access(cast("AttackSpec", plugin.spec), path, entry)
 
     def _found_below(self, path: tuple[str | int, ...]) -> bool:
         return any(problem.path[: len(path)] == path for problem in self._found)
@@ -119,6 +120,29 @@ class _PluginCheck:
                     f"attack {spec.name!r} cannot search {norm} balls (it searches {able}); "
                     f'add norms = ["{spec.norms[0]}"] to this attack or drop the threat',
                 )
+            )
+
+    def _check_access(self, spec: AttackSpec, path: tuple[str | int, ...], entry: Mapping[str, Any]) -> None:
+        named = entry.get("access")
+        access = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+        if "black-box" in access and spec.needs == "gradients":
+            self._found.append(
+                Problem(
+                    (*path, "access"),
+                    f"attack {spec.name!r} needs gradients, which black-box access does not give; "
+                    f'drop "black-box", or use an attack on scores or labels',
+                )
+            )
+        if entry.get("queries") is not None and "black-box" not in access:
+            self._found.append(
+                Problem(
+                    (*path, "queries"),
+                    'a query budget belongs to black-box access; add access = ["black-box"] or drop queries',
+                )
+            )
+        if entry.get("goal") == "targeted" and not spec.targeted:
+            self._found.append(
+                Problem((*path, "goal"), f'attack {spec.name!r} takes no targets; drop goal = "targeted"')
             )
 
 

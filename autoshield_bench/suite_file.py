@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, get_args
 
 from pydantic import ValidationError
 
-from autoshield_bench.contracts import ACCESS_LEVELS, NORMS, Kind, Norm
+from autoshield_bench.contracts import ACCESS_LEVELS, NORMS, Goal, Kind, Norm
 from autoshield_bench.errors import did_you_mean
 from autoshield_bench.suite import (
     CHAIN,
@@ -171,8 +171,9 @@ _EXAMPLES = {
     "use": 'use = "...", the name of a plugin',
     "norm": 'norm = "linf" or norm = "l2"',
     "eps": "eps = [0.1], in the units of the images",
-    "access": 'access = ["gray-box", "white-box"], or one of them',
+    "access": 'access = ["gray-box", "white-box"], or one of them; attacks without gradients take "black-box" too',
 }
+_WORDS: dict[str, tuple[str, ...]] = {"access": ACCESS_LEVELS, "goal": get_args(Goal)}
 _EXPECTED = {
     "string_type": "a string; put it in quotes",
     "int_type": "a whole number; give one without quotes or a decimal point",
@@ -187,7 +188,7 @@ def _explain(path: KeyPath, detail: dict[str, Any]) -> str:
     """Return pydantic's finding in the words of this project."""
     value, context = detail["input"], detail.get("ctx", {})
     key = next((part for part in reversed(path) if isinstance(part, str)), "")
-    known = ACCESS_LEVELS if key == "access" else NORMS
+    known = _WORDS.get(key, NORMS)
     match detail["type"]:
         case "value_error":
             message = str(context["error"])

@@ -36,6 +36,7 @@ from autoshield_bench.contracts import (
     Recipe,
     Split,
 )
+from autoshield_bench.errors import BudgetSpent
 from autoshield_bench.seeding import ImageRandom
 from autoshield_bench.testing import Subject
 
@@ -293,6 +294,144 @@ class IgnoresSmallGradients(Attack):
 class HalfAStep(Attack):
     def run(self, request: AttackRequest) -> Tensor:
         return _step(request, 0.5)
+
+
+def _margin(request: AttackRequest, logits: Tensor) -> Tensor:
+    own = logits.gather(1, request.labels[:, None])[:, 0]
+    return logits.scatter(1, request.labels[:, None], -torch.inf).amax(1) - own
+
+
+def _where(kept: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return torch.where(kept.view(-1, 1, 1, 1), one, other)
+
+
+@attack(needs="scores", linear_optimum=False)
+class ClimbsScores(Attack):
+    """Tries random steps and keeps those that raise the margin, until the budget ends."""
+
+    def run(self, request: AttackRequest) -> Tensor:
+        ball, best = Ball(request.images, request.threat), request.images
+        value = _margin(request, request.target.logits(best))
+        for turn in range(10_000 if len(best) else 0):
+            direction = request.rng.normal(best.shape[1:], turn).to(best)
+            x = ball.project(best + request.threat.eps * steepest(direction, request.threat.norm))
+            now = _margin(request, request.target.logits(x))
+            best, value = _where(now > value, x, best), torch.maximum(now, value)
+        return best
+
+
+@attack(needs="labels", search="minimum-norm", linear_optimum=False)
+class NearestOfMany(Attack):
+    """Walks along random directions, and bisects where the label changes."""
+
+    def run(self, request: AttackRequest) -> Tensor:
+        best, nearest = request.images, torch.full((len(request.images),), request.threat.eps)
+        for turn in range(10_000 if len(best) else 0):
+            direction = steepest(request.rng.normal(best.shape[1:], turn).to(best), request.threat.norm)
+            low, high = torch.zeros(len(best)), nearest.clone()
+            for _ in range(8):
+                middle = (low + high) / 2
+                x = (request.images + middle.view(-1, 1, 1, 1) * direction).clamp(0, 1)
+                fallen = request.target.labels(x) != request.labels
+                best, nearest = _where(fallen & (middle < nearest), x, best), torch.where(fallen, middle, nearest)
+                low, high = torch.where(fallen, low, middle), torch.where(fallen, middle, high)
+        return best
+
+
+class _Linearised(Attack):
+    overshoot: ClassVar[float] = 1.02
+
+    def run(self, request: AttackRequest) -> Tensor:
+        x = request.images
+        for _ in range(20):
+            here = request.target.loss_gradient(x, lambda logits: _margin(request, logits))
+            flat = here.gradient.flatten(1)
+            dual = flat.abs().sum(1) if request.threat.norm == "linf" else flat.norm(dim=1)
+            length = self.overshoot * (-here.loss / dual.clamp_min(1e-12) + 1e-5)
+            step = length.view(-1, 1, 1, 1) * steepest(here.gradient, request.threat.norm)
+            x = _where(here.loss > 0, x, (x + step).clamp(0, 1))
+        return x
+
+
+@attack(search="minimum-norm")
+class Linearised(_Linearised):
+    pass
+
+
+@attack("linear-optimum", search="minimum-norm")
+class Overshoots(_Linearised):
+    overshoot = 1.2
+
+
+@attack("stronger-than-noise", search="minimum-norm", linear_optimum=False)
+class StaysAtHome(Attack):
+    def run(self, request: AttackRequest) -> Tensor:
+        _gradient(request)
+        return request.images.clone()
+
+
+@attack("declared-access", needs="labels", linear_optimum=False)
+class LooksAtScores(ClimbsScores):
+    pass
+
+
+@attack("query-budget", needs="scores", linear_optimum=False)
+class AsksOn(ClimbsScores):
+    def run(self, request: AttackRequest) -> Tensor:
+        for _ in range(3):
+            try:
+                best = super().run(request)
+            except BudgetSpent as spent:
+                best = spent.best
+        return best
+
+
+@attack(targeted=True)
+class TakesTargets(Attack):
+    def run(self, request: AttackRequest) -> Tensor:
+        if request.targets is None:
+            return _step(request)
+        wanted = _loss(request.targets)
+        gradient = -request.target.loss_gradient(request.images, wanted).gradient
+        step = request.threat.eps * steepest(gradient, request.threat.norm)
+        return Ball(request.images, request.threat).project(request.images + step)
+
+
+@attack("targeted-goal", targeted=True)
+class ForgetsTargets(OneStep):
+    pass
+
+
+def _noisy_step(request: AttackRequest) -> Tensor:
+    noise = 1e-3 * torch.randn_like(request.images)
+    return Ball(request.images, request.threat).project(_step(request, 0.99) + noise)
+
+
+@attack(randomness="global")
+class DrawsFromGlobalState(Attack):
+    def run(self, request: AttackRequest) -> Tensor:
+        return _noisy_step(request)
+
+
+@attack("same-seed", randomness="global")
+class SeedsFromTheClock(Attack):
+    def run(self, request: AttackRequest) -> Tensor:
+        torch.manual_seed(time.perf_counter_ns() % 2**31)
+        return _noisy_step(request)
+
+
+@attack(randomness="irreproducible")
+class SaysThatItSeedsFromTheClock(Attack):
+    def run(self, request: AttackRequest) -> Tensor:
+        torch.manual_seed(time.perf_counter_ns() % 2**31)
+        return _noisy_step(request)
+
+
+@attack(depends_on_batch=True)
+class SaysThatItDependsOnTheBatch(Attack):
+    def run(self, request: AttackRequest) -> Tensor:
+        position = torch.arange(len(request.images)) % 2
+        return _step(request, (1 - 0.01 * position).view(-1, 1, 1, 1))
 
 
 # -- defenses ---------------------------------------------------------------------------------------------------------

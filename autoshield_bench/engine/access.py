@@ -1,30 +1,42 @@
 """What an attack may see: a target holds the pipeline that its access level permits, and nothing else.
 
-A gray-box target is built on the bare classifier, so the defense is not reachable from it; a white-box target is built
-on the whole defended pipeline. Nothing here is enforced by a label.
+A gray-box target is built on the bare classifier, so the defense is not reachable from it; a white-box or black-box
+target is built on the whole defended pipeline. An attack that declares to need scores or labels gets a target without
+gradients, and under black-box access one that counts queries. Nothing here is enforced by a label.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from autoshield_bench.contracts import Access, LossGradient
+from autoshield_bench.contracts import (
+    Access,
+    Attack,
+    AttackRequest,
+    AttackSpec,
+    LossGradient,
+    Needs,
+    Norm,
+    ThreatModel,
+)
 from autoshield_bench.engine.pipeline import FittedStage, Pipeline
-from autoshield_bench.errors import CellError
+from autoshield_bench.engine.queries import QueryLog
+from autoshield_bench.errors import AccessError, BudgetSpent, CellError
 from autoshield_bench.seeding import ImageRandom
 
 
-class GradientTarget:
-    """A target with gradients; see ``contracts.Target``."""
+class _PipelineTarget:
+    """What targets of every access level share."""
 
-    def __init__(self, pipeline: Pipeline, rng: ImageRandom, *, classes: int, eot: int) -> None:
+    def __init__(self, pipeline: Pipeline, rng: ImageRandom, *, classes: int, draws: int) -> None:
         self._pipeline = pipeline
         self._rng = rng
         self._classes = classes
-        self._samples = eot if pipeline.stochastic else 1
+        self._samples = draws if pipeline.stochastic else 1
         # Shared with selections, so that draws stay fresh when an attack selects in every step.
         self._calls = [0]
 
@@ -33,10 +45,33 @@ class GradientTarget:
         """Number of classes."""
         return self._classes
 
+    def select(self, rows: Tensor) -> Any:
+        """Return the target for some of the images."""
+        chosen = type(self).__new__(type(self))
+        chosen.__dict__.update(self.__dict__)
+        chosen._rng = self._rng.select(rows)
+        return chosen
+
+    def _fresh_draws(self) -> list[ImageRandom]:
+        self._calls[0] += 1
+        return [self._rng.child("eot", self._calls[0], sample) for sample in range(self._samples)]
+
+
+class GradientTarget(_PipelineTarget):
+    """A target with gradients; see ``contracts.Target``."""
+
+    def __init__(self, pipeline: Pipeline, rng: ImageRandom, *, classes: int, eot: int) -> None:
+        super().__init__(pipeline, rng, classes=classes, draws=eot)
+
     def logits(self, x: Tensor) -> Tensor:
         """Return logits, averaged over draws where the pipeline is stochastic; differentiable."""
         draws = [self._pipeline(x, rng).logits for rng in self._fresh_draws()]
         return draws[0] if len(draws) == 1 else torch.stack(draws).mean(0)
+
+    def labels(self, x: Tensor) -> Tensor:
+        """Return the class of the highest logit."""
+        with torch.no_grad():
+            return self.logits(x).argmax(1)
 
     def loss_gradient(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> LossGradient:
         """Return per-image loss, its gradient and the logits, each averaged over draws (EOT)."""
@@ -55,18 +90,94 @@ class GradientTarget:
             sums = [total / self._samples for total in sums]
         return LossGradient(*sums)
 
-    def select(self, rows: Tensor) -> GradientTarget:
+
+class QueryTarget(_PipelineTarget):
+    """A target without gradients: scores, or labels alone. One query is one image once through the pipeline."""
+
+    def __init__(self, pipeline: Pipeline, rng: ImageRandom, *, classes: int, needs: Needs, log: QueryLog) -> None:
+        # One draw per query: nobody can ask a deployed defense for the mean of its noise.
+        super().__init__(pipeline, rng, classes=classes, draws=1)
+        self._needs = needs
+        self.log = log
+        self._rows = torch.arange(log.images)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return logits without gradients. Raises AccessError where the attack declared to need labels alone."""
+        if self._needs == "labels":
+            raise AccessError("the attack declares needs='labels' and asked for logits; declare needs='scores'")
+        return self._ask(x)
+
+    def labels(self, x: Tensor) -> Tensor:
+        """Return the class of the highest logit."""
+        return self._ask(x).argmax(1)
+
+    def loss_gradient(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> LossGradient:
+        """Raise AccessError."""
+        raise AccessError(
+            f"the attack declares needs={self._needs!r} and asked for a gradient; declare needs='gradients'"
+        )
+
+    def select(self, rows: Tensor) -> QueryTarget:
         """Return the target for some of the images."""
-        chosen = GradientTarget.__new__(GradientTarget)
-        chosen.__dict__.update(self.__dict__)
-        chosen._rng = self._rng.select(rows)
+        chosen: QueryTarget = super().select(rows)
+        chosen._rows = self._rows[rows.cpu()]
         return chosen
 
-    def _fresh_draws(self) -> list[ImageRandom]:
-        self._calls[0] += 1
-        return [self._rng.child("eot", self._calls[0], sample) for sample in range(self._samples)]
+    def _ask(self, x: Tensor) -> Tensor:
+        if len(x) != len(self._rows):
+            raise CellError(f"asked about {len(x)} images where the target is for {len(self._rows)}; use select()")
+        self.log.charge(self._rows)
+        point = x.detach()
+        with torch.no_grad():
+            logits = self._pipeline(point, self._fresh_draws()[0]).logits
+        self.log.see(self._rows, point, logits, scores=self._needs != "labels")
+        return logits
+
+
+def target_for(
+    spec: AttackSpec,
+    access: Access,
+    pipeline: Pipeline,
+    rng: ImageRandom,
+    *,
+    classes: int,
+    eot: int,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    targets: Tensor | None = None,
+    queries: int | None = None,
+) -> GradientTarget | QueryTarget:
+    """Return what an attack of this spec is handed at this access level. Raises AccessError where they do not fit."""
+    if spec.needs == "gradients":
+        if access == "black-box":
+            raise AccessError(f"attack {spec.name!r} needs gradients, which black-box access does not give")
+        return GradientTarget(pipeline, rng, classes=classes, eot=eot)
+    log = QueryLog(images, labels, threat, targets=targets, budget=queries, nearest=spec.search == "minimum-norm")
+    return QueryTarget(pipeline, rng, classes=classes, needs=spec.needs, log=log)
+
+
+def attempt(attack: Attack, request: AttackRequest) -> Tensor:
+    """Run an attack; where its query budget ends, return the best point that was seen."""
+    try:
+        return attack.run(request)
+    except BudgetSpent as spent:
+        return spent.best
 
 
 def seen_stages(access: Access, stages: Sequence[FittedStage]) -> Sequence[FittedStage]:
     """Return the stages of the defense that an attack at this access level may look through."""
     return () if access == "gray-box" else stages
+
+
+def searched(spec: AttackSpec, threat: ThreatModel, image_shape: Sequence[int]) -> ThreatModel:
+    """Return the ball that an attack is asked to search: for minimum-norm attacks, the one that holds all images."""
+    return whole_range(threat.norm, image_shape) if spec.search == "minimum-norm" else threat
+
+
+def whole_range(norm: Norm, image_shape: Sequence[int]) -> ThreatModel:
+    """Return the smallest ball that holds all of [0, 1] around any image."""
+    values = 1
+    for size in image_shape:
+        values *= size
+    return ThreatModel(norm=norm, eps=1.0 if norm == "linf" else float(values) ** 0.5)

@@ -94,6 +94,7 @@ def _needs(cell: Cell, loaded: LoadedSuite, fitting: int) -> Iterator[tuple[str,
         with speaking_for(attack.use.plugin):
             steps = registry.make(attack.use.plugin, attack.use.params).gradient_steps()
         cost = None if steps is None else 2 * steps * cell.images * components * attack.eot
-        against = "the bare classifier" if attack.access == "gray-box" else cell.id.defense
-        yield "attack", attack.key, f"{attack.use.label} {attack.access} {attack.threat} against {against}", cost
+        if attack.queries is not None:
+            cost = attack.queries * cell.images * components  # at most
+        yield "attack", attack.key, attack.title(cell.id.defense), cost
     yield "score", cell.key, str(cell.id), cell.images * (1 + len(cell.stages))

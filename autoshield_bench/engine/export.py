@@ -88,13 +88,19 @@ def _open(results: ResultSet, options: ExportOptions) -> tuple[dict[str, Cell], 
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{suite_file}: these results cannot be made again here ({error})") from error
     largest = max(record.outcomes.n for record in results if record.outcomes)
-    plan = make_plan(
-        loaded,
-        data_dir=options.data_dir or places.data_dir(),
-        device=device,
-        limit=largest,
-        checkpoints=checkpoints,
-    )
+    # Some attacks have the size of a batch in their keys, and runs with different sizes may share this directory.
+    plans = [
+        make_plan(
+            loaded,
+            data_dir=options.data_dir or places.data_dir(),
+            device=device,
+            batch_size=size,
+            limit=largest,
+            checkpoints=checkpoints,
+        )
+        for size in _batch_sizes(results)
+    ]
+    plan = plans[0]
     dataset: Dataset = loaded.registry.make(plan.dataset.plugin, plan.suite.dataset.params)
     workshop = Workshop(
         registry=loaded.registry,
@@ -107,7 +113,16 @@ def _open(results: ResultSet, options: ExportOptions) -> tuple[dict[str, Cell], 
         force=False,
         read_only=True,
     )
-    return {cell.key: cell for cell in plan.cells}, workshop
+    return {cell.key: cell for plan in plans for cell in plan.cells}, workshop
+
+
+def _batch_sizes(results: ResultSet) -> list[int]:
+    """Return the batch sizes under which the records were made."""
+    files = {results.directory / "env" / f"{record.env}.json" for record in results}
+    try:
+        return sorted({int(read_json(file)["evaluation_batch_size"]) for file in files})
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{results.directory / 'env'}: not a record of the machine ({error!r})") from error
 
 
 def _right_when_clean(results: ResultSet, record: CellRecord) -> int:

@@ -116,7 +116,13 @@ def plan_for(loaded: LoadedSuite, options: RunOptions) -> Plan:
         device = resolve_device(options.device)
     except ValueError as error:
         raise UsageError(f"device: {error}; choose auto or cpu") from error
-    return make_plan(loaded, data_dir=options.data_dir or places.data_dir(), device=device, limit=options.limit)
+    return make_plan(
+        loaded,
+        data_dir=options.data_dir or places.data_dir(),
+        device=device,
+        batch_size=options.batch_size or BATCH_SIZES[device],
+        limit=options.limit,
+    )
 
 
 def results_directory(plan: Plan, options: RunOptions) -> Path:
@@ -327,6 +333,11 @@ def _facts(cell: Cell) -> dict[str, Any]:
             "key": cell.attack.key,
             "gradient_path": ["exact" if stage.spec.differentiable else "bpda" for stage in seen],
             "eot": cell.attack.eot,
+            "needs": cell.attack.spec.needs,
+            "search": cell.attack.spec.search,
+            "randomness": cell.attack.spec.randomness,
+            "goal": cell.attack.goal,
+            "queries": cell.attack.queries,
         }
     return facts
 

@@ -75,6 +75,8 @@ class Scorer:
             "prediction": predictions,
             "correct": correct,
         }
+        if cell.attack is not None:
+            samples["distance"] = workshop.distances(cell, cell.attack)
         metrics = {
             use.label: self._metric(cell, use, clean.logits[rows], seen, images, samples) for use in cell.metrics
         }
@@ -169,18 +171,18 @@ class Scorer:
             found["predictions"] = (rows, values.values, _defined(values))
             return found
         if images is not None and cell.attack is not None:
-            found["clean-adversarial"] = self._shared_pair(
-                cell.attack.key, use, metric, seen.indices, rows, images, who
-            )
+            # The key of a minimum-norm attack holds no eps, and the images differ by it.
+            crafted = f"{cell.attack.key}/{cell.attack.threat.eps}"
+            found["clean-adversarial"] = self._shared_pair(crafted, use, metric, seen.indices, rows, images, who)
         if seen.purified is not None:
             found["clean-purified"] = self._pair(metric, seen.indices, rows, seen.purified, who)
         return found
 
     def _shared_pair(
-        self, attack_key: str, use: Use, metric: PairMetric, indices: Tensor, rows: Tensor, images: Tensor, who: str
+        self, crafted: str, use: Use, metric: PairMetric, indices: Tensor, rows: Tensor, images: Tensor, who: str
     ) -> tuple[Tensor, Tensor, Tensor]:
         # Gray-box examples are scored against every defense, and the pair (clean, adversarial) is the same each time.
-        key = (attack_key, use.label)
+        key = (crafted, use.label)
         if key not in self._pairs:
             self._pairs[key] = self._pair(metric, indices, rows, images, who)
         return self._pairs[key]

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoshield_bench.balls import distance
 from autoshield_bench.contracts import Attack, AttackRequest, Defense, FitRequest, Model
-from autoshield_bench.engine.access import GradientTarget, seen_stages
+from autoshield_bench.engine.access import attempt, searched, seen_stages, target_for
 from autoshield_bench.engine.cost import fit_passes, training_passes
 from autoshield_bench.engine.data import Data
 from autoshield_bench.engine.guard import check_adversarial, check_images, check_logits
@@ -177,7 +178,24 @@ class Workshop:
     # -- attack --------------------------------------------------------------------------------------------------
 
     def adversarial(self, cell: Cell, attack: AttackPlan) -> tuple[Tensor, Passes]:
-        """Return adversarial images for the cell's subset, on the CPU, and the passes that they cost."""
+        """Return adversarial images for the cell's subset, on the CPU, and the passes that they cost.
+
+        A point that a minimum-norm attack found outside the cell's ball is no attack of that size: the clean image
+        stands there.
+        """
+        images, passes = self._crafted(cell, attack)
+        if attack.spec.search == "minimum-norm":
+            clean = self.data.test_images(self.data.test_subset(cell.images))
+            beyond = distance(images, clean, attack.threat.norm) > attack.threat.eps
+            images = torch.where(beyond.view(-1, 1, 1, 1), clean, images)
+        return images, passes
+
+    def distances(self, cell: Cell, attack: AttackPlan) -> Tensor:
+        """Return how far from its image each point lies that the attack found, wherever that is: float64 ``[N]``."""
+        clean = self.data.test_images(self.data.test_subset(cell.images))
+        return distance(self._crafted(cell, attack)[0], clean, attack.threat.norm)
+
+    def _crafted(self, cell: Cell, attack: AttackPlan) -> tuple[Tensor, Passes]:
         if self._latest_attack is None or self._latest_attack[0] != attack.key:
             found = self._cached("attack", attack.key)
             if found is None:
@@ -197,27 +215,42 @@ class Workshop:
         pipeline = Pipeline(classifier, seen, counter)
         subset = self.data.test_subset(cell.images)
         who = f"attack {attack.use.label!r} of {attack.use.plugin.distribution}"
-        against = "the bare classifier" if attack.access == "gray-box" else cell.id.defense
-        title = f"{attack.use.label} {attack.access} {attack.threat} against {against}"
+        classes = self.data.info.classes
+        threat = searched(attack.spec, attack.threat, self.data.info.image_shape)
         batches = []
-        # What an attack draws from global state depends on its key, not on which defense's cell asks for it first.
-        with self._stage("attack", title, cell, len(subset), counter), global_seed("attack", attack.key):
+        with self._stage("attack", attack.title(cell.id.defense), cell, len(subset), counter):
             done = 0
             for indices in torch.split(subset, self.batch_size):
                 rng = ImageRandom(derive_seed("attack", cell.id.seed), indices.tolist())
                 clean = self.data.test_images(indices).to(self.device)
                 labels = self.data.test_labels[indices].to(self.device)
-                target = GradientTarget(pipeline, rng.child("target"), classes=self.data.info.classes, eot=attack.eot)
-                returned = runner.run(
-                    AttackRequest(
-                        images=clean.clone(),
-                        labels=labels.clone(),
-                        threat=attack.threat,
-                        target=target,
-                        rng=rng.child("attack"),
-                    )
+                targets = other_classes(labels, classes, rng.child("targets")) if attack.goal == "targeted" else None
+                target = target_for(
+                    attack.spec,
+                    attack.access,
+                    pipeline,
+                    rng.child("target"),
+                    classes=classes,
+                    eot=attack.eot,
+                    images=clean,
+                    labels=labels,
+                    threat=threat,
+                    targets=targets,
+                    queries=attack.queries,
                 )
-                batches.append(check_adversarial(returned, clean, attack.threat, who).cpu())
+                request = AttackRequest(
+                    images=clean.clone(),
+                    labels=labels.clone(),
+                    threat=threat,
+                    target=target,
+                    rng=rng.child("attack"),
+                    targets=targets,
+                    queries=attack.queries,
+                )
+                # What an attack draws from global state depends on its key and on the batch alone.
+                with global_seed("attack", attack.key, *indices[:1].tolist()):
+                    returned = attempt(runner, request)
+                batches.append(check_adversarial(returned, clean, threat, who).cpu())
                 done += len(indices)
                 self.progress.advance(done)
         return torch.cat(batches), counter.to_json()
@@ -286,6 +319,12 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def other_classes(labels: Tensor, classes: int, rng: ImageRandom) -> Tensor:
+    """Return a wrong class per image ``[N]``, drawn uniformly: what a targeted attack drives it to."""
+    steps = 1 + (rng.uniform((), "class") * (classes - 1)).long().clamp_(max=classes - 2)
+    return (labels + steps.to(labels.device)) % classes
 
 
 def _placed(module: nn.Module, device: str) -> nn.Module:

@@ -27,7 +27,7 @@ _REASONS = {"failed": "red", "missing": "yellow", "not planned": "dim", "no imag
 
 _ARROWS = {"higher": "↑", "lower": "↓"}
 
-_ELSEWHERE = ("upper bound", "gray-box only", "incomplete")
+_ELSEWHERE = ("upper bound", "gray-box only", "no white-box attack", "incomplete")
 """Labels that stand in the worst case's own column."""
 
 Interval = Callable[[float, float], str]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from autoshield_bench.leaderboard import Column, Leaderboard, Row
-from autoshield_bench.readings import Metric, Reading
+from autoshield_bench.readings import Metric, Reading, unique
 from autoshield_bench.reporting.text import Plain, message
 from autoshield_bench.results import ResultSet
 from autoshield_bench.scores import Absent, Gap, Score
@@ -68,7 +68,8 @@ def worst_case_words(row: Row) -> str:
     """Return why a row has no worst case, in one or two words; empty where it has one."""
     if row.worst_case is not None:
         return ""
-    kinds = [label for label in ("gray-box only", "incomplete") if any(own.startswith(label) for own in row.labels)]
+    words = ("gray-box only", "no white-box attack", "incomplete")
+    kinds = [label for label in words if any(own.startswith(label) for own in row.labels)]
     return kinds[0] if kinds else "-"
 
 
@@ -162,8 +163,11 @@ def explanations(boards: Sequence[Leaderboard], *, gap: bool = True) -> Iterator
         )
     if "gray-box" in access:
         yield "gray-box (oblivious): the attack sees the undefended classifier only, not the defense."
+    if "black-box" in access:
+        yield "black-box: the attack sees scores or labels of the defended pipeline, within a query budget."
     if "white-box" in access:
         yield "white-box: the attack sees the whole defended pipeline."
+    yield from unique(remark for board in boards for remark in board.remarks)
     if any(row.worst_case for row in rows):
         yield (
             "Worst case: an image stands only if it is right without attack and stands under every attack at every "
@@ -175,6 +179,10 @@ def explanations(boards: Sequence[Leaderboard], *, gap: bool = True) -> Iterator
         yield "upper bound: no strong white-box attack was run, so the true worst case can only be lower."
     if "gray-box only" in labels:
         yield "gray-box only: no attack knew the defense, so nothing is said about its worst case."
+    if "no white-box attack" in labels:
+        yield "no white-box attack: no attack knew the defense's gradients, so nothing is said about its worst case."
+    if any(label.endswith(" irreproducible") for label in labels):
+        yield "irreproducible: an attack that cannot be seeded took part; run again, and the number may differ."
     if any(label.startswith("incomplete") for label in labels):
         yield "incomplete: a planned cell failed or is missing, so there is no worst case."
 

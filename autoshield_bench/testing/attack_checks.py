@@ -17,10 +17,13 @@ from autoshield_bench.testing.attack_runs import (
     WIDE,
     adversarial,
     chunks,
+    declared,
     norms,
     request_for,
+    run,
     steady,
     two_runs,
+    with_eps,
 )
 from autoshield_bench.testing.checks import check
 from autoshield_bench.testing.outcome import ContractViolation, NotJudged, require
@@ -43,9 +46,9 @@ AGREEMENT = 1e-5
 def like_images(subject: Subject, world: World) -> None:
     """Check shape, dtype and device of the result."""
     for norm in norms(subject):
-        request = request_for(world, norm, EPS[norm])
+        request = request_for(subject, world, norm, EPS[norm])
         try:
-            check_shape(subject.make().run(request), request.images, f"{norm}: the attack")
+            check_shape(run(subject, request), request.images, f"{norm}: the attack")
         except CellError as error:
             raise ContractViolation(str(error)) from error
 
@@ -63,8 +66,8 @@ def finite(subject: Subject, world: World) -> None:
     for norm in norms(subject):
         for name, model in (("", None), (" where the gradient is zero", flat)):
             labels = None if model is None else torch.zeros_like(world.labels)
-            request = request_for(world, norm, EPS[norm], model=model, labels=labels)
-            returned = subject.make().run(request)
+            request = request_for(subject, world, norm, EPS[norm], model=model, labels=labels)
+            returned = run(subject, request)
             if not isinstance(returned, Tensor):
                 raise NotJudged("the result is no tensor (check 'like-images')")
             broken = int((~torch.isfinite(returned)).flatten(1).any(1).sum())
@@ -81,7 +84,7 @@ def unit_range(subject: Subject, world: World) -> None:
     """Check that the result is an image, in a small and in a wide ball."""
     for norm in norms(subject):
         for eps in (EPS[norm], WIDE[norm]):
-            result = adversarial(subject, request_for(world, norm, eps))
+            result = adversarial(subject, request_for(subject, world, norm, eps))
             low, high = float(result.min()), float(result.max())
             require(low >= 0 and high <= 1, f"{norm} eps {eps:g}: values from {low:.6g} to {high:.6g}")
 
@@ -94,9 +97,9 @@ def unit_range(subject: Subject, world: World) -> None:
 )
 def inside_ball(subject: Subject, world: World) -> None:
     """Check distances in a small and in a wide ball."""
-    for norm in norms(subject):
+    for norm in with_eps(subject):
         for eps in (EPS[norm], WIDE[norm]):
-            request = request_for(world, norm, eps)
+            request = request_for(subject, world, norm, eps)
             clean = request.images.clone()
             lengths = distance(adversarial(subject, request), clean, norm)
             outside = int((lengths > eps + SLACK).sum())
@@ -115,8 +118,8 @@ def inside_ball(subject: Subject, world: World) -> None:
 )
 def zero_eps(subject: Subject, world: World) -> None:
     """Check that nothing moves at eps = 0."""
-    for norm in norms(subject):
-        request = request_for(world, norm, 0.0)
+    for norm in with_eps(subject):
+        request = request_for(subject, world, norm, 0.0)
         clean = request.images.clone()
         moved = float((adversarial(subject, request).double() - clean.double()).abs().max())
         require(moved <= SLACK, f"{norm} eps 0: a value moved by {moved:.6g}")
@@ -131,8 +134,8 @@ def zero_eps(subject: Subject, world: World) -> None:
 def empty_batch(subject: Subject, world: World) -> None:
     """Check a batch of none."""
     for norm in norms(subject):
-        request = request_for(world, norm, EPS[norm], rows=[])
-        returned = subject.make().run(request)
+        request = request_for(subject, world, norm, EPS[norm], rows=[])
+        returned = run(subject, request)
         shape = tuple(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
         require(shape == (0, *SHAPE), f"{norm}: {shape} where {(0, *SHAPE)} belongs")
 
@@ -146,11 +149,11 @@ def empty_batch(subject: Subject, world: World) -> None:
 def batch_of_one(subject: Subject, world: World) -> None:
     """Check a batch of one."""
     for norm in norms(subject):
-        request = request_for(world, norm, EPS[norm], rows=[3])
+        request = request_for(subject, world, norm, EPS[norm], rows=[3])
         try:
-            check_shape(subject.make().run(request), request.images, f"{norm}: the attack")
+            check_shape(run(subject, request), request.images, f"{norm}: the attack")
         except CellError as error:
-            whole = request_for(world, norm, EPS[norm])
+            whole = request_for(subject, world, norm, EPS[norm])
             adversarial(subject, whole)  # wrong for every batch: that is another check's matter
             raise ContractViolation(str(error)) from error
 
@@ -167,8 +170,8 @@ def batch_of_one(subject: Subject, world: World) -> None:
 def inputs_untouched(subject: Subject, world: World) -> None:
     """Check images and labels after a run."""
     for norm in norms(subject):
-        request = request_for(world, norm, EPS[norm])
-        subject.make().run(request)
+        request = request_for(subject, world, norm, EPS[norm])
+        run(subject, request)
         moved = int((request.images != world.images).flatten(1).any(1).sum())
         require(moved == 0, f"{norm}: {moved} of {IMAGES} images were changed in place")
         relabelled = int((request.labels != world.labels).sum())
@@ -186,7 +189,7 @@ def model_untouched(subject: Subject, world: World) -> None:
     for norm in norms(subject):
         model = world.classifier()
         before = model_state(model)
-        subject.make().run(request_for(world, norm, EPS[norm], model=model))
+        run(subject, request_for(subject, world, norm, EPS[norm], model=model))
         difference = changed(before, model_state(model))
         require(not difference, f"{norm}: changed: {difference}")
 
@@ -199,10 +202,12 @@ def model_untouched(subject: Subject, world: World) -> None:
 )
 def random_state_untouched(subject: Subject, world: World) -> None:
     """Check the global generators after a run."""
+    if declared(subject).randomness != "rng":
+        raise NotJudged("it declares that it draws from them; the host gives them back as they were")
     for norm in norms(subject):
-        request = request_for(world, norm, EPS[norm])
+        request = request_for(subject, world, norm, EPS[norm])
         before = random_state()
-        subject.make().run(request)
+        run(subject, request)
         difference = changed(before, random_state())
         require(
             not difference, f"{norm}: advanced or seeded the global generator of {difference}; draw from request.rng"
@@ -218,10 +223,10 @@ def random_state_untouched(subject: Subject, world: World) -> None:
 def grad_mode_untouched(subject: Subject, world: World) -> None:
     """Check grad mode and default dtype after a run."""
     for norm in norms(subject):
-        request = request_for(world, norm, EPS[norm])
+        request = request_for(subject, world, norm, EPS[norm])
         before = {"grad mode": torch.is_grad_enabled(), "default dtype": torch.get_default_dtype()}
         with global_state(0):
-            subject.make().run(request)
+            run(subject, request)
             after = {"grad mode": torch.is_grad_enabled(), "default dtype": torch.get_default_dtype()}
         difference = ", ".join(
             f"{name} from {before[name]} to {after[name]}" for name in before if before[name] != after[name]
@@ -240,6 +245,8 @@ def grad_mode_untouched(subject: Subject, world: World) -> None:
 )
 def same_seed(subject: Subject, world: World) -> None:
     """Check two runs of one instance under different global seeds."""
+    if declared(subject).randomness == "irreproducible":
+        raise NotJudged("it declares itself irreproducible")
     for norm in norms(subject):
         first, second = two_runs(subject, world, norm)
         differing = int((first != second).flatten(1).any(1).sum())
@@ -258,12 +265,17 @@ def same_seed(subject: Subject, world: World) -> None:
 )
 def batch_invariant(subject: Subject, world: World) -> None:
     """Check the whole batch against parts of it, and against the reverse order."""
+    spec = declared(subject)
+    if spec.randomness != "rng" or spec.depends_on_batch:
+        raise NotJudged("it declares that results depend on the batch: the batch's size is part of its keys")
     for norm in norms(subject):
         whole = steady(subject, world, norm)
         attack = subject.make()
-        parts = [adversarial(subject, request_for(world, norm, EPS[norm], rows=rows), attack) for rows in chunks()]
+        parts = [
+            adversarial(subject, request_for(subject, world, norm, EPS[norm], rows=rows), attack) for rows in chunks()
+        ]
         backwards = list(reversed(range(IMAGES)))
-        reverse = adversarial(subject, request_for(world, norm, EPS[norm], rows=backwards), attack).flip(0)
+        reverse = adversarial(subject, request_for(subject, world, norm, EPS[norm], rows=backwards), attack).flip(0)
         for name, other in (("split into three batches", torch.cat(parts)), ("in reverse order", reverse)):
             gaps = (whole - other).abs().flatten(1).amax(1)
             differing = int((gaps > AGREEMENT).sum())

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from autoshield_bench.contracts import Attack, AttackRequest, AttackSpec, Defense, Norm, ThreatModel
-from autoshield_bench.engine.access import GradientTarget
+from autoshield_bench.engine.access import attempt, searched, target_for
 from autoshield_bench.engine.guard import check_shape
 from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline
-from autoshield_bench.errors import CellError
-from autoshield_bench.seeding import ImageRandom
+from autoshield_bench.errors import AccessError, CellError
+from autoshield_bench.seeding import ImageRandom, global_seed
 from autoshield_bench.testing.outcome import NotJudged
 from autoshield_bench.testing.subject import Subject
 from autoshield_bench.testing.world import IMAGES, SHAPE, Linear, World, global_state
@@ -23,11 +23,14 @@ EPS: dict[Norm, float] = {"linf": 0.1, "l2": 0.8}
 """Radius at which most properties are checked."""
 WIDE: dict[Norm, float] = {"linf": 0.4, "l2": 3.0}
 """A radius at which the bounds of [0, 1] matter everywhere."""
+QUERIES = 100
+"""Queries per image that an attack without gradients is given, save where its strength is judged."""
 CHUNK = 4
 """Images of a part: no part is a single image, which has a check of its own."""
 
 
 def request_for(
+    subject: Subject,
     world: World,
     norm: Norm,
     eps: float,
@@ -37,30 +40,63 @@ def request_for(
     labels: Tensor | None = None,
     rows: list[int] | None = None,
     stages: tuple[FittedStage, ...] = (),
+    targets: Tensor | None = None,
+    queries: int = QUERIES,
 ) -> AttackRequest:
     """Return a request as the host makes it, for the world's images at ``rows`` (all by default)."""
+    spec = declared(subject)
     chosen = list(range(IMAGES)) if rows is None else rows
     classifier = world.classifier() if model is None else model
     rng = world.rng(indices=chosen)
-    target = GradientTarget(
+    clean = (world.images if images is None else images)[chosen]
+    true = (world.labels if labels is None else labels)[chosen]
+    threat = searched(spec, ThreatModel(norm=norm, eps=eps), SHAPE)
+    budget = None if spec.needs == "gradients" else queries
+    target = target_for(
+        spec,
+        "white-box" if spec.needs == "gradients" else "black-box",
         Pipeline(classifier, stages, PassCounter()),
         rng.child("target"),
         classes=2 if isinstance(classifier, Linear) else world.classes,
         eot=2,
+        images=clean,
+        labels=true,
+        threat=threat,
+        targets=targets,
+        queries=budget,
     )
     return AttackRequest(
-        images=(world.images if images is None else images)[chosen],
-        labels=(world.labels if labels is None else labels)[chosen],
-        threat=ThreatModel(norm=norm, eps=eps),
+        images=clean,
+        labels=true,
+        threat=threat,
         target=target,
         rng=rng.child("attack"),
+        targets=targets,
+        queries=budget,
     )
 
 
-def randomised_request(world: World, norm: Norm, eps: float) -> AttackRequest:
+def run(subject: Subject, request: AttackRequest, attack: Attack | None = None) -> Any:
+    """Run the attack as the host does. Raises NotJudged where it asks for more than it declares."""
+    try:
+        return run_as_declared(subject, request, attack)
+    except AccessError as error:
+        raise NotJudged(f"{error} (check 'declared-access')") from error
+
+
+def run_as_declared(subject: Subject, request: AttackRequest, attack: Attack | None = None) -> Any:
+    """Run the attack as the host does: global state is seeded where it says that it draws from there."""
+    runner: Attack = attack or subject.make()
+    if declared(subject).randomness == "rng":
+        return attempt(runner, request)
+    with global_seed("contract kit"):
+        return attempt(runner, request)
+
+
+def randomised_request(subject: Subject, world: World, norm: Norm, eps: float) -> AttackRequest:
     """Return a request whose target adds noise per image before it classifies."""
     stage = FittedStage(component="0:noise", defense=_Noise(), differentiable=True, stochastic=True)
-    return request_for(world, norm, eps, stages=(stage,))
+    return request_for(subject, world, norm, eps, stages=(stage,))
 
 
 def replaced_target(request: AttackRequest, target: Any) -> AttackRequest:
@@ -70,7 +106,19 @@ def replaced_target(request: AttackRequest, target: Any) -> AttackRequest:
 
 def norms(subject: Subject) -> tuple[Norm, ...]:
     """Return the norms that the attack declares."""
-    return cast("AttackSpec", subject.spec).norms
+    return declared(subject).norms
+
+
+def declared(subject: Subject) -> AttackSpec:
+    """Return what the attack declares."""
+    return cast("AttackSpec", subject.spec)
+
+
+def with_eps(subject: Subject) -> tuple[Norm, ...]:
+    """Return the norms of a fixed-budget attack. Raises NotJudged for a minimum-norm one, which knows no eps."""
+    if declared(subject).search == "minimum-norm":
+        raise NotJudged("a minimum-norm attack is not given an eps")
+    return norms(subject)
 
 
 def chunks() -> list[list[int]]:
@@ -80,8 +128,7 @@ def chunks() -> list[list[int]]:
 
 def adversarial(subject: Subject, request: AttackRequest, attack: Attack | None = None) -> Tensor:
     """Run the attack. Raises NotJudged where the result is no batch of finite images, which has its own checks."""
-    runner: Attack = attack or subject.make()
-    returned = runner.run(request)
+    returned = run(subject, request, attack)
     try:
         result = check_shape(returned, request.images, "the attack").detach()
     except CellError as error:
@@ -97,12 +144,14 @@ def two_runs(subject: Subject, world: World, norm: Norm) -> tuple[Tensor, Tensor
     results = []
     for seed in (1, 2):
         with global_state(seed):
-            results.append(adversarial(subject, request_for(world, norm, EPS[norm]), attack))
+            results.append(adversarial(subject, request_for(subject, world, norm, EPS[norm]), attack))
     return results[0], results[1]
 
 
 def steady(subject: Subject, world: World, norm: Norm) -> Tensor:
     """Return the result of the full batch. Raises NotJudged where a second run gives another one."""
+    if declared(subject).randomness == "irreproducible":
+        raise NotJudged("it declares itself irreproducible")
     first, second = two_runs(subject, world, norm)
     if not torch.equal(first, second):
         raise NotJudged("two runs with the same seed differ (check 'same-seed')")

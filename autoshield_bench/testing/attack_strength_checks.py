@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from autoshield_bench.contracts import LossGradient, Target
+from autoshield_bench.balls import distance
+from autoshield_bench.contracts import LossGradient, Norm, Target, ThreatModel
+from autoshield_bench.engine.access import QueryTarget
+from autoshield_bench.errors import AccessError
 from autoshield_bench.testing.attack_runs import (
     EPS,
     adversarial,
+    declared,
     norms,
     randomised_request,
     replaced_target,
     request_for,
+    run_as_declared,
     steady,
 )
 from autoshield_bench.testing.checks import check
-from autoshield_bench.testing.outcome import ContractViolation, require
+from autoshield_bench.testing.outcome import ContractViolation, NotJudged, require
 from autoshield_bench.testing.subject import Subject
 from autoshield_bench.testing.world import IMAGES, World, margins
 
 LINEAR_SHARE = 0.95
 """Share of the closed-form optimum that an attack with gradients must reach on a linear model."""
+STRENGTH_QUERIES = 1000
+"""Queries per image of an attack without gradients where its strength is judged."""
+FEW_QUERIES = 7
+"""A budget that every attack without gradients exhausts."""
 CONFIDENT = 60.0
 """Sharpness at which the classifier is so sure that its gradients are tiny, as those of real networks are."""
 
@@ -34,11 +44,14 @@ CONFIDENT = 60.0
 class _Sealed:
     """A target with the promised methods and nothing else to reach into."""
 
-    __slots__ = ("classes", "logits", "loss_gradient", "select")
+    __slots__ = ("classes", "labels", "logits", "loss_gradient", "select")
 
     def __init__(self, target: Target) -> None:
         def logits(x: Tensor) -> Tensor:
             return target.logits(x)
+
+        def labels(x: Tensor) -> Tensor:
+            return target.labels(x)
 
         def loss_gradient(x: Tensor, loss: Callable[[Tensor], Tensor]) -> LossGradient:
             return target.loss_gradient(x, loss)
@@ -46,20 +59,21 @@ class _Sealed:
         def select(rows: Tensor) -> _Sealed:
             return _Sealed(target.select(rows))
 
-        self.classes, self.logits, self.loss_gradient, self.select = target.classes, logits, loss_gradient, select
+        self.classes, self.logits, self.labels = target.classes, logits, labels
+        self.loss_gradient, self.select = loss_gradient, select
 
 
 @check(
     "attack",
     "public-target",
-    meaning="The attack asks its target through classes, logits, loss_gradient and select alone.",
+    meaning="The attack asks its target through classes, logits, labels, loss_gradient and select alone.",
     catches="target._pipeline.classifier: past the access level, and past the count of passes.",
 )
 def public_target(subject: Subject, world: World) -> None:
     """Check that a target without private parts gives the same result."""
     for norm in norms(subject):
         whole = steady(subject, world, norm)
-        request = request_for(world, norm, EPS[norm])
+        request = request_for(subject, world, norm, EPS[norm])
         try:
             result = adversarial(subject, replaced_target(request, _Sealed(request.target)))
         except AttributeError as error:
@@ -82,11 +96,49 @@ def randomised_target(subject: Subject, world: World) -> None:
     for norm in norms(subject):
         steady(subject, world, norm)
         try:
-            adversarial(subject, randomised_request(world, norm, EPS[norm]))
+            adversarial(subject, randomised_request(subject, world, norm, EPS[norm]))
         except (RuntimeError, ValueError, IndexError) as error:
             raise ContractViolation(
                 f"{norm}: raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             ) from error
+
+
+@check(
+    "attack",
+    "declared-access",
+    meaning="It asks its target for what it declares to need and for nothing more.",
+    catches="Declared needs='labels', and a loss of the logits underneath.",
+)
+def declared_access(subject: Subject, world: World) -> None:
+    """Check that nothing is asked for that the declaration does not cover."""
+    if declared(subject).needs == "gradients":
+        raise NotJudged("it declares needs='gradients', which covers everything that a target gives")
+    for norm in norms(subject):
+        request = request_for(subject, world, norm, EPS[norm])
+        try:
+            run_as_declared(subject, request)
+        except AccessError as error:
+            raise ContractViolation(f"{norm}: {error}") from error
+
+
+@check(
+    "attack",
+    "query-budget",
+    meaning="When the query budget is spent it stops: BudgetSpent passes through, or is caught once to return a point.",
+    catches="A bare `except Exception` around the query, in a loop that asks again.",
+)
+def query_budget(subject: Subject, world: World) -> None:
+    """Check a run whose budget ends early."""
+    if declared(subject).needs == "gradients":
+        raise NotJudged("it declares needs='gradients', and queries are counted under black-box access alone")
+    for norm in norms(subject):
+        request = request_for(subject, world, norm, EPS[norm], queries=FEW_QUERIES)
+        log = cast("QueryTarget", request.target).log
+        adversarial(subject, request)
+        require(
+            log.refused <= 1,
+            f"{norm}: asked {log.refused - 1} more times after the budget of {FEW_QUERIES} queries per image was spent",
+        )
 
 
 # Strength ---------------------------------------------------------------------------------------------------------
@@ -95,19 +147,25 @@ def randomised_target(subject: Subject, world: World) -> None:
 @check(
     "attack",
     "stronger-than-noise",
-    meaning="It raises the margin of a confident classifier more than random noise of the full size does.",
+    meaning="It raises the margin of a confident classifier more than random noise of the full size does; "
+    "a minimum-norm attack finds nearer points than noise of growing size.",
     catches="Gradients under a fixed threshold count as zero, so confident images are never moved.",
 )
 def stronger_than_noise(subject: Subject, world: World) -> None:
-    """Check the mean gain in margin against that of random noise of equal size."""
+    """Check the mean gain in margin, or the median distance, against that of random noise."""
     for norm in norms(subject):
-        request = request_for(world, norm, EPS[norm], model=world.classifier(CONFIDENT))
+        request = request_for(
+            subject, world, norm, EPS[norm], model=world.classifier(CONFIDENT), queries=STRENGTH_QUERIES
+        )
         clean, labels = request.images.clone(), request.labels.clone()
         result = adversarial(subject, request)
-        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(5)).to(clean)
-        step = noise.sign() if norm == "linf" else noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        noisy = (clean + EPS[norm] * step).clamp(0, 1)
         model = world.classifier(CONFIDENT)  # a fresh one: what the attack did to its own is another check's matter
+        drawn = torch.randn(clean.shape, generator=torch.Generator().manual_seed(5)).to(clean)
+        noise = drawn.sign() if norm == "linf" else drawn / drawn.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        if declared(subject).search == "minimum-norm":
+            _nearer_than_noise(model, clean, labels, result, noise, request.threat)
+            continue
+        noisy = (clean + EPS[norm] * noise).clamp(0, 1)
         with torch.no_grad():
             before, attacked, random = (margins(model(x), labels).mean() for x in (clean, result, noisy))
         gain, chance = float(attacked - before), float(random - before)
@@ -117,26 +175,98 @@ def stronger_than_noise(subject: Subject, world: World) -> None:
         )
 
 
+def _nearer_than_noise(
+    model: nn.Module, clean: Tensor, labels: Tensor, result: Tensor, noise: Tensor, ball: ThreatModel
+) -> None:
+    """Compare median distances; where no point is misclassified, an image counts with the size of the whole range."""
+    found = _distances(model, clean, labels, result, ball)
+    chance = torch.full_like(found, ball.eps)
+    for step in range(1, 65):
+        noisy = (clean + ball.eps * step / 64 * noise).clamp(0, 1)
+        chance = torch.minimum(chance, _distances(model, clean, labels, noisy, ball))
+    ours, theirs = float(found.median()), float(chance.median())
+    require(
+        ours < theirs,
+        f"{ball.norm}: the median distance of its points is {ours:.4g}, that of growing noise {theirs:.4g}",
+    )
+
+
+def _distances(model: nn.Module, clean: Tensor, labels: Tensor, points: Tensor, ball: ThreatModel) -> Tensor:
+    with torch.no_grad():
+        fallen = model(points).argmax(1) != labels
+    return torch.where(
+        fallen, distance(points, clean, ball.norm), torch.full_like(fallen, ball.eps, dtype=torch.float64)
+    )
+
+
 @check(
     "attack",
     "linear-optimum",
-    meaning=f"On a linear model of two classes it reaches {LINEAR_SHARE:.0%} of the gain that theory allows.",
+    meaning=f"On a linear model of two classes it reaches {LINEAR_SHARE:.0%} of the gain that theory allows; a "
+    "minimum-norm attack comes as near to the shortest distance.",
     catches="Half a step: eps is taken for the width of the ball instead of its radius.",
 )
 def linear_optimum(subject: Subject, world: World) -> None:
-    """Check the gain in margin against eps times the dual norm of the weights."""
+    """Check the gain in margin, or the distance, against the closed form from the dual norm of the weights."""
+    if not declared(subject).linear_optimum:
+        raise NotJudged("it does not declare that it finds the optimum of a linear model")
     for norm in norms(subject):
         model, images = world.linear(), world.inner_images
         with torch.no_grad():
             labels = model(images).argmax(1)
         eps = EPS[norm]
-        result = adversarial(subject, request_for(world, norm, eps, model=model, images=images, labels=labels))
+        request = request_for(
+            subject, world, norm, eps, model=model, images=images, labels=labels, queries=STRENGTH_QUERIES
+        )
+        result = adversarial(subject, request)
         gap = (model.weight[1] - model.weight[0]).detach()
         # Hoelder: the largest change of a linear function over a ball is eps times the dual norm of its weights.
-        optimum = eps * float(gap.abs().sum() if norm == "linf" else gap.norm())
+        dual = float(gap.abs().sum() if norm == "linf" else gap.norm())
         with torch.no_grad():
-            gain = float((margins(model(result), labels) - margins(model(images), labels)).mean())
+            before, after = margins(model(images), labels), margins(model(result), labels)
+        if declared(subject).search == "minimum-norm":
+            _shortest(distance(result, images, norm), -before / dual, after, norm)
+            continue
+        gain, optimum = float((after - before).mean()), eps * dual
         require(
             gain >= LINEAR_SHARE * optimum,
             f"{norm} eps {eps:g}: gained {gain:.4g} of the {optimum:.4g} that is possible ({gain / optimum:.1%})",
+        )
+
+
+def _shortest(found: Tensor, optimum: Tensor, margin: Tensor, norm: Norm) -> None:
+    standing = int((margin < 0).sum())
+    require(standing == 0, f"{norm}: {standing} of {len(found)} points are classified correctly, on a linear model")
+    ratio = float((found / optimum.clamp_min(1e-9)).median())
+    require(
+        ratio <= 1 / LINEAR_SHARE,
+        f"{norm}: its points lie {ratio:.4g} times as far away as the nearest ones (median of {len(found)} images)",
+    )
+
+
+@check(
+    "attack",
+    "targeted-goal",
+    meaning="Given targets, it raises their margin, and more so than without them.",
+    catches="request.targets is never read: the attack goes for any wrong class.",
+)
+def targeted_goal(subject: Subject, world: World) -> None:
+    """Check the mean gain in the target's margin with targets against that without."""
+    if not declared(subject).targeted:
+        raise NotJudged("it does not declare that it takes targets")
+    for norm in norms(subject):
+        with torch.no_grad():
+            order = world.classifier()(world.images).argsort(1)
+        targets = order[:, 0]  # the least likely class: an attack that looks for any wrong one goes elsewhere
+        gains = []
+        for given in (targets, None):
+            request = request_for(subject, world, norm, EPS[norm], targets=given, queries=STRENGTH_QUERIES)
+            result = adversarial(subject, request)
+            model = world.classifier()
+            with torch.no_grad():
+                before, after = (-margins(model(x), targets).mean() for x in (world.images, result))
+            gains.append(float(after - before))
+        require(
+            gains[0] > max(gains[1], 0.0),
+            f"{norm}: the targets' mean margin changed by {gains[0]:+.4g} with targets and {gains[1]:+.4g} without",
         )
