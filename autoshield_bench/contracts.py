@@ -298,7 +298,8 @@ class FitRequest:
 class Defense:
     """Base class of defenses; a dataclass whose keyword-only fields are its parameters.
 
-    Override ``purify`` for an input transformation, ``defend`` for a defense that changes the classifier.
+    Override ``purify`` for an input transformation, ``defend`` for a defense that changes the classifier, and
+    ``anomaly_score`` for a detector.
     """
 
     def fit(self, request: FitRequest) -> None:
@@ -312,6 +313,12 @@ class Defense:
         """Return a differentiable stand-in for ``purify``, used for the backward pass alone (BPDA, Athalye et al.
         2018, arXiv:1802.00420). The default is the identity."""
         return x
+
+    def anomaly_score(self, x: Tensor, classify: Callable[[Tensor], Tensor], rng: ImageRandom) -> Tensor | None:
+        """Return how suspicious each image looks: finite floats ``[N]``, the higher the more so. A detector overrides
+        it; the default is None. ``x`` is what reaches this stage, ``classify`` gives the classifier's logits of images.
+        """
+        return None
 
     def defend(self, classifier: nn.Module) -> nn.Module:
         """Return the classifier to use in place of the undefended one. The default returns it as it is."""

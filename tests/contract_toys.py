@@ -38,7 +38,7 @@ from autoshield_bench.contracts import (
 )
 from autoshield_bench.errors import BudgetSpent
 from autoshield_bench.seeding import ImageRandom
-from autoshield_bench.testing import Subject
+from autoshield_bench.testing import KnownAnswer, Subject
 
 SOUND: list[Subject] = []
 BROKEN: list[tuple[str, Subject]] = []
@@ -68,9 +68,10 @@ def _registering(check: str | None, spec: type, declared: dict[str, Any]) -> Cal
     def register(kind: type) -> type:
         made = dataclasses.dataclass(kw_only=True)(kind)
         name = kind.__name__.lower()
+        answers = declared.pop("answers", ())
         what = spec(name=name, factory=f"{kind.__module__}:{kind.__name__}", summary="A toy.", **declared)
         parts = ((what, made),) if spec is DefenseSpec else ()
-        subject = Subject(spec=what, make=made, parts=parts)
+        subject = Subject(spec=what, make=made, parts=parts, answers=answers)
         if check is None:
             SOUND.append(subject)
         else:
@@ -563,6 +564,30 @@ class HidesItsNetwork(Defense):
         return self.network(x)
 
 
+@defense()
+class Detector(Defense):
+    def anomaly_score(self, x: Tensor, classify: Callable[[Tensor], Tensor], rng: ImageRandom) -> Tensor:
+        return functional.softmax(classify(x), 1).amax(1).neg() + (x - x.flatten(1).mean(1).view(-1, 1, 1, 1)).std()
+
+
+@defense("anomaly-scores")
+class OneScoreForAll(Defense):
+    def anomaly_score(self, x: Tensor, classify: Callable[[Tensor], Tensor], rng: ImageRandom) -> Tensor:
+        return x.mean().expand(len(x))
+
+
+@defense("anomaly-scores")
+class ScoresPerPixel(Defense):
+    def anomaly_score(self, x: Tensor, classify: Callable[[Tensor], Tensor], rng: ImageRandom) -> Tensor:
+        return x.flatten(1)
+
+
+@defense("anomaly-scores")
+class LogOfNothing(Defense):
+    def anomaly_score(self, x: Tensor, classify: Callable[[Tensor], Tensor], rng: ImageRandom) -> Tensor:
+        return (x - x).flatten(1).mean(1).log()
+
+
 @defense("deterministic")
 class UndeclaredNoise(AddsNoise):
     pass
@@ -713,6 +738,27 @@ class OneForAll(PairMetric):
 class Decibels(PairMetric):
     def per_image(self, reference: Tensor, other: Tensor) -> MetricValues:
         return MetricValues(values=-10 * (reference - other).double().flatten(1).square().mean(1).log10())
+
+
+GREY, BLACK = torch.full((2, 1, 8, 8), 0.5), torch.zeros(2, 1, 8, 8)
+ANSWER = KnownAnswer(inputs=(GREY, BLACK), values=[0.5, 0.5], source="by hand")
+UNDEFINED = KnownAnswer(inputs=(GREY, GREY), values=[None, None], source="by hand")
+
+
+@metric(answers=(ANSWER,))
+class WithAnAnswer(MeanDifference):
+    pass
+
+
+@metric("known-answers", answers=(ANSWER,))
+class InOtherUnits(MeanDifference):
+    def per_image(self, reference: Tensor, other: Tensor) -> MetricValues:
+        return MetricValues(values=1.1 * _difference(reference, other))
+
+
+@metric("known-answers", answers=(UNDEFINED,))
+class DefinedEverywhere(MeanDifference):
+    pass
 
 
 @metric("json-safe")

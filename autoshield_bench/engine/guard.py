@@ -72,6 +72,19 @@ def check_logits(returned: object, images: int, classes: int, who: str) -> Tenso
     return returned
 
 
+def check_anomaly(returned: object, images: int, who: str) -> Tensor:
+    """Return anomaly scores if there is one finite float per image. Raises CellError with the numbers."""
+    if not isinstance(returned, Tensor) or not returned.is_floating_point():
+        what = returned.dtype if isinstance(returned, Tensor) else type(returned).__name__
+        raise CellError(f"{who} returned {what} where a float tensor of anomaly scores belongs")
+    if returned.shape != (images,):
+        raise CellError(f"{who} returned anomaly scores of shape {tuple(returned.shape)} where ({images},) belongs")
+    broken = int((~torch.isfinite(returned)).sum())
+    if broken:
+        raise CellError(f"{who} returned NaN or infinity as the anomaly score of {broken} of {images} images")
+    return returned
+
+
 def check_values(returned: object, images: int, who: str) -> MetricValues:
     """Return a metric's values if there is one per image, finite wherever defined. Raises CellError."""
     if not isinstance(returned, MetricValues):

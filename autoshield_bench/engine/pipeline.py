@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoshield_bench.contracts import Defense
-from autoshield_bench.engine.guard import check_images, check_shape
+from autoshield_bench.engine.guard import check_anomaly, check_images, check_shape
 from autoshield_bench.seeding import ImageRandom
 from autoshield_bench.straight_through import straight_through
 
@@ -57,6 +57,11 @@ class FittedStage:
         """Whether it maps images; a defense that only replaces the classifier does not."""
         return type(self.defense).purify is not Defense.purify
 
+    @property
+    def detects(self) -> bool:
+        """Whether it scores anomalies."""
+        return type(self.defense).anomaly_score is not Defense.anomaly_score
+
 
 @dataclass(frozen=True)
 class Output:
@@ -83,7 +88,8 @@ class Pipeline:
         self.classifier = frozen(classifier)
         self.stochastic = any(stage.stochastic for stage in stages)
         self.stages = tuple(stage for stage in stages if stage.transforms)
-        for stage in self.stages:
+        self._all_stages = tuple(stages)
+        for stage in stages:
             for module in stage.defense.modules():
                 frozen(module)
         self.counter = counter
@@ -93,9 +99,31 @@ class Pipeline:
             x = x.clone()  # a stage may work in place; the caller's images are not its to change
         for position, stage in enumerate(self.stages):
             x = self._pass_stage(stage, x, rng.child("stage", position))
+        return Output(self._classify(x), x)
+
+    def anomaly_scores(self, x: Tensor, rng: ImageRandom) -> dict[str, Tensor]:
+        """Return the scores ``[N]`` of every stage that detects, by component, on the image as it reaches that stage.
+
+        With the same ``rng``, stochastic stages repeat the draws of the pass that classified.
+        """
+        scores = {}
+        last = max((place for place, stage in enumerate(self._all_stages) if stage.detects), default=-1)
+        position = 0
+        for stage in self._all_stages[: last + 1]:
+            if stage.detects:
+                # A stream of its own: whether somebody looks at the scores must not change what is purified.
+                draws = rng.child("anomaly", stage.component)
+                returned = stage.defense.anomaly_score(x.clone(), self._classify, draws)
+                scores[stage.component] = check_anomaly(returned, len(x), stage.component)
+            if stage.transforms:
+                x = self._pass_stage(stage, x.clone(), rng.child("stage", position))
+                position += 1
+        return scores
+
+    def _classify(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(x)
         self._count("classifier", logits, len(x))
-        return Output(logits, x)
+        return logits
 
     def _pass_stage(self, stage: FittedStage, x: Tensor, rng: ImageRandom) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled() and not stage.differentiable:

@@ -40,6 +40,8 @@ class _Seen:
     logits: Tensor
     purified: Tensor | None
     """None where the defense does not transform images."""
+    anomaly: Mapping[str, Tensor]
+    """Anomaly scores by component, for stages that detect."""
     passes: Passes
 
 
@@ -75,6 +77,8 @@ class Scorer:
             "prediction": predictions,
             "correct": correct,
         }
+        for component, scores in seen.anomaly.items():
+            samples[f"anomaly/{component}"] = scores
         if cell.attack is not None:
             samples["distance"] = workshop.distances(cell, cell.attack)
         metrics = {
@@ -98,6 +102,7 @@ class Scorer:
         counter = PassCounter()
         pipeline = Pipeline(workshop.classifier(cell), workshop.stages(cell), counter)
         logits, purified = [], []
+        anomaly: dict[str, list[Tensor]] = {}
         # Draws of its own, which no attack has seen; one fresh draw per image where a stage is stochastic.
         purpose = ("score", cell.key) if images is not None else ("score", "clean")
         for part in torch.split(torch.arange(len(subset)), workshop.batch_size):
@@ -106,11 +111,20 @@ class Scorer:
             rng = ImageRandom(derive_seed(*purpose, cell.id.seed), indices.tolist())
             with torch.no_grad(), global_seed(*purpose, *indices[:1].tolist()):
                 output = pipeline(batch, rng)
+                scores = pipeline.anomaly_scores(batch, rng)
             who = f"defense {cell.id.defense!r}"
             logits.append(check_logits(output.logits, len(batch), workshop.data.info.classes, who).cpu())
             if pipeline.stages:
                 purified.append(output.purified.cpu())
-        return _Seen(subset, torch.cat(logits), torch.cat(purified) if purified else None, counter.to_json())
+            for component, own in scores.items():
+                anomaly.setdefault(component, []).append(own.float().cpu())
+        return _Seen(
+            subset,
+            torch.cat(logits),
+            torch.cat(purified) if purified else None,
+            {component: torch.cat(parts) for component, parts in anomaly.items()},
+            counter.to_json(),
+        )
 
     # -- metrics -------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ In a plugin's own tests, one class and one fixture:
 
         known_failures = {"linear-optimum": "one random direction per step; it converges too slowly"}
 
+A metric's class has one more fixture, ``known_answers``: inputs whose values are known from a paper or another library.
+
 For everything installed, ``pytest --pyargs autoshield_bench.testing.installed``; without pytest,
 ``aubench plugins check mine`` on the console, or ``run_checks(Subject.of(Mine(), spec))`` from Python. All of them run
 the same functions, one per property: ``attack_checks``, ``defense_checks``, ``metric_checks``, ``dataset_checks`` and
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
         ModelContract,
     )
     from autoshield_bench.testing.outcome import ContractViolation, NotJudged, Outcome
-    from autoshield_bench.testing.subject import Subject
+    from autoshield_bench.testing.subject import KnownAnswer, Subject
     from autoshield_bench.testing.world import World
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "ContractViolation",
     "DatasetContract",
     "DefenseContract",
+    "KnownAnswer",
     "MetricContract",
     "ModelContract",
     "NotJudged",
@@ -56,7 +59,7 @@ _HOMES = {
     "Check": "checks",
     **dict.fromkeys([name for name in __all__ if name.endswith("Contract")], "contract"),
     **dict.fromkeys(("ContractViolation", "NotJudged", "Outcome"), "outcome"),
-    "Subject": "subject",
+    **dict.fromkeys(("KnownAnswer", "Subject"), "subject"),
     "World": "world",
 }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -12,7 +13,7 @@ from autoshield_bench.errors import did_you_mean
 from autoshield_bench.testing.catalogue import checks_of
 from autoshield_bench.testing.checks import Check
 from autoshield_bench.testing.outcome import ContractViolation
-from autoshield_bench.testing.subject import Subject
+from autoshield_bench.testing.subject import KnownAnswer, Subject
 from autoshield_bench.testing.world import World
 
 
@@ -100,6 +101,17 @@ class MetricContract(_Contract):
     """Every check of a metric; subclass it and override the fixture ``plugin``."""
 
     kind = "metric"
+
+    @pytest.fixture
+    def known_answers(self) -> Sequence[KnownAnswer]:
+        """Return inputs whose values are known from elsewhere; override it, so that the metric is held to them."""
+        return ()
+
+    @pytest.fixture
+    def subject(self, plugin: Any, known_answers: Sequence[KnownAnswer]) -> Subject:
+        """Return the plugin with its spec and its known answers."""
+        found = Subject.resolve(self.kind, plugin, self.spec)
+        return dataclasses.replace(found, answers=tuple(known_answers)) if known_answers else found
 
     @_every("metric")
     def test_contract(self, check: Check, subject: Subject, world: World) -> None:

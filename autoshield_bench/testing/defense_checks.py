@@ -198,6 +198,31 @@ def modules_listed(subject: Subject, world: World) -> None:
         require(not hidden, f"{stage.component}: holds networks that modules() does not list: {', '.join(hidden)}")
 
 
+@check(
+    "defense",
+    "anomaly-scores",
+    meaning="A detector gives one finite score per image, and not the same one to all.",
+    catches="A mean over the whole batch; a softmax that saturates to the same score everywhere.",
+)
+def anomaly_scores(subject: Subject, world: World) -> None:
+    """Check the scores of every stage that detects, on clean and on noisy images."""
+    defense = fitted(subject, world)
+    if not any(stage.detects for stage in defense.stages):
+        raise NotJudged("it scores no anomalies")
+    _require_images(defense, world)
+    noise = torch.randn(world.images.shape, generator=torch.Generator().manual_seed(19)).to(world.images)
+    images = torch.cat([world.images, (world.images + 0.3 * noise).clamp(0, 1)])
+    pipeline = defense.pipeline(world.classifier())
+    try:
+        with torch.no_grad():
+            found = pipeline.anomaly_scores(images, world.rng(indices=list(range(len(images)))))
+    except CellError as error:
+        raise ContractViolation(str(error)) from error
+    for component, scores in found.items():
+        spread = float(scores.max() - scores.min())
+        require(spread > 0, f"{component}: all {len(scores)} images, clean and noisy, score {float(scores.max()):.6g}")
+
+
 # Randomness -------------------------------------------------------------------------------------------------------
 
 

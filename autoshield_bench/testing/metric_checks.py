@@ -196,6 +196,34 @@ def inputs_untouched(subject: Subject, world: World) -> None:
 
 @check(
     "metric",
+    "known-answers",
+    meaning="Where its author gives values that are known from elsewhere, it returns them.",
+    catches="PSNR with a natural logarithm: every other property holds, and the numbers are those of nobody else.",
+)
+def known_answers(subject: Subject, world: World) -> None:
+    """Check the values against those that the author's test gives."""
+    if not subject.answers:
+        raise NotJudged("no known answers are given; override the fixture known_answers of MetricContract")
+    metric = make(subject)
+    for answer in subject.answers:
+        values, defined = measured(metric, tuple(tensor.to(world.device) for tensor in answer.inputs))
+        require(
+            len(answer.values) == len(values), f"{answer.source}: {len(answer.values)} values for {len(values)} images"
+        )
+        for image, expected in enumerate(answer.values):
+            found = float(values[image]) if defined[image] else None
+            if expected is None or found is None:
+                require(expected is found, f"{answer.source}: image {image} is {found}, known to be {expected}")
+                continue
+            room = answer.tolerance * max(1.0, abs(expected))
+            require(
+                abs(found - expected) <= room,
+                f"{answer.source}: image {image} is {found:.7g}, known to be {expected:.7g} (tolerance {room:.2g})",
+            )
+
+
+@check(
+    "metric",
     "deterministic",
     meaning="Two calls give the same values bit by bit, and the global generators neither matter nor move.",
     catches="Random projections or crops that are drawn anew in every call.",

@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from autoshield_bench.contracts import Chain, DefenseSpec, Kind, Spec
 from autoshield_bench.errors import PluginError
 from autoshield_bench.registry import Plugin, Registry
 from autoshield_bench.suite_check import flatten
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 KINDS: tuple[Kind, ...] = ("attack", "defense", "metric", "dataset", "model")
 
 Part = tuple[DefenseSpec, Callable[[], Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownAnswer:
+    """A metric's input whose value is known from elsewhere."""
+
+    inputs: tuple[Tensor, ...]
+    """``(reference, other)`` images for a pair metric; ``(labels, clean logits, logits)`` for one of predictions."""
+
+    values: Sequence[float | None]
+    """One value per image; None where it is undefined."""
+
+    source: str
+    """Where the values come from, such as a paper's table or another library."""
+
+    tolerance: float = 1e-5
+    """Largest difference, relative where the value exceeds 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +50,9 @@ class Subject:
 
     parts: tuple[Part, ...] = field(default=())
     """Stages of a defense, each with its own spec: several for a chain, itself alone otherwise."""
+
+    answers: tuple[KnownAnswer, ...] = field(default=())
+    """What a metric must come to, from a paper or another implementation; given by its author."""
 
     @classmethod
     def of(cls, instance: Any, spec: Spec) -> Subject:
