@@ -1,0 +1,1 @@
+"""Shift-tolerant LPIPS for autoshield-bench, on the weights that the wheel of ``stlpips-pytorch`` carries."""
