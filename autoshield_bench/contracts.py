@@ -82,6 +82,9 @@ class Spec:
     reference: str = ""
     """Paper or source, such as ``Madry et al. 2018, arXiv:1706.06083``."""
 
+    libraries: tuple[str, ...] = ()
+    """Distributions that do the work underneath, such as ``("foolbox",)``: their versions are part of every key."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttackSpec(Spec):
