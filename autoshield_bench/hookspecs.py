@@ -21,8 +21,8 @@ With one of them, a plugin is a single file:
 
 A *spec* declares what the plugin is; its *factory*, named as a string, is a dataclass whose fields are the parameters
 that a suite may set. ``aubench plugins check dim --plugin dim.py`` proves that it keeps the rules, ``aubench run SUITE
---plugin dim.py`` tries it, ``aubench new plugin dim --kind defense`` writes an installable distribution, whose entry point
-in the group ``autoshield_bench`` names a light module with the hooks. docs/plugins.md is the long form of this.
+--plugin dim.py`` tries it, and ``aubench new plugin dim --kind defense`` writes an installable distribution: its entry
+point in the group ``autoshield_bench`` names a light module with the hooks. docs/plugins.md is the long form of this.
 """
 
 from __future__ import annotations
