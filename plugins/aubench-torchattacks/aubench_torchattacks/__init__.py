@@ -1,0 +1,1 @@
+"""Attacks of torchattacks for autoshield-bench."""
