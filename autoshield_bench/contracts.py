@@ -244,6 +244,9 @@ class AttackRequest:
     """Queries per image under black-box access, each image of each call counting as one; None: without limit. At the
     end the target raises BudgetSpent: let it pass, the host keeps the best point that it saw."""
 
+    stop_on_success: bool = False
+    """True: an image that has fallen may be left alone, since it is scored on this very pipeline."""
+
 
 class Attack(ABC):
     """Base class of attacks; a dataclass whose keyword-only fields are its parameters.

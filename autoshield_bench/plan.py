@@ -92,6 +92,7 @@ class AttackPlan:
     eot: int
     queries: int | None
     """Budget per image under black-box access."""
+    stop_on_success: bool
     key: str
 
     @property
@@ -333,11 +334,12 @@ class _Planner:
             declared=[spec.needs, spec.search, spec.randomness],
             goal=entry.goal,
             queries=queries,
+            stop_on_success=entry.stop_on_success,
             batch=self._batch_size if batched else None,
             images=images,
             seed=seed,
         )
-        return AttackPlan(use, access, threat, entry.goal, eot, queries, key)
+        return AttackPlan(use, access, threat, entry.goal, eot, queries, entry.stop_on_success, key)
 
     def _cell(
         self,

@@ -246,6 +246,7 @@ class Workshop:
                     rng=rng.child("attack"),
                     targets=targets,
                     queries=attack.queries,
+                    stop_on_success=attack.stop_on_success,
                 )
                 # What an attack draws from global state depends on its key and on the batch alone.
                 with global_seed("attack", attack.key, *indices[:1].tolist()):
