@@ -120,6 +120,9 @@ class AttackSpec(Spec):
     strong: bool = False
     """True for an attack believed to come close to the true worst case; without one a table says "upper bound"."""
 
+    cascade: bool = False
+    """True: it leaves fallen images alone wherever that is allowed, as if the suite said ``stop_on_success``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DefenseSpec(Spec):

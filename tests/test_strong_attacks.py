@@ -19,6 +19,7 @@ from autoshield_bench.builtin.attacks.ddn import DDN
 from autoshield_bench.builtin.attacks.noise import Noise
 from autoshield_bench.builtin.attacks.pgd import PGD
 from autoshield_bench.builtin.attacks.square import Square, share
+from autoshield_bench.builtin.attacks.strong import Strong
 from autoshield_bench.builtin.datasets.digits import Digits
 from autoshield_bench.builtin.manifest import aubench_attacks
 from autoshield_bench.contracts import Attack, AttackRequest, Norm, ThreatModel
@@ -71,10 +72,11 @@ def run(
     stop: bool = False,
     queries: int | None = None,
     rows: list[int] | None = None,
+    rng: ImageRandom | None = None,
 ) -> tuple[Tensor, PassCounter]:
     """Return which images fell, confirmed on the network itself, and what that cost."""
     chosen = list(range(len(case.images))) if rows is None else rows
-    images, labels, rng = case.images[chosen], case.labels[chosen], ImageRandom(1, chosen)
+    images, labels, rng = case.images[chosen], case.labels[chosen], rng or ImageRandom(1, chosen)
     spec, counter = SPECS[name], PassCounter()
     threat = searched(spec, ThreatModel(norm=norm, eps=eps), images.shape[1:])
     target = target_for(
@@ -256,3 +258,70 @@ def test_pgd_that_may_stop_breaks_the_same_images_for_less(case: Case) -> None:
     torch.testing.assert_close(stopped[~broken], full[~broken], rtol=0, atol=1e-6)
     standing = int((~broken).sum())
     assert standing * 82 <= cheaper.total() < 0.8 * counter.total()
+
+
+# The ensemble -----------------------------------------------------------------------------------------------------
+
+
+def test_the_ensemble_finds_the_truth(case: Case) -> None:
+    found, _ = run(case, "strong", Strong(), stop=True)
+    broken = fell(case, found)
+    assert not bool((broken & case.robust).any())
+    assert int((case.fallen & ~broken).sum()) == 0
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_no_member_breaks_an_image_that_the_ensemble_leaves_standing(case: Case, number: int) -> None:
+    wide = 0.07  # where a good part of the images stands under one member and falls under another
+    members = Strong().members(10)
+    assert len(members) == 6
+    whole, _ = run(case, "strong", Strong(), eps=wide, stop=True)
+    rng = ImageRandom(1, range(len(case.images))).child("member", number)
+    alone, _ = run(case, "strong", members[number], eps=wide, rng=rng)
+    assert not bool((fell(case, alone, eps=wide) & ~fell(case, whole, eps=wide)).any())
+
+
+def test_what_may_not_leave_is_broken_just_the_same_and_pushed_further(case: Case) -> None:
+    rows = list(range(12))
+    stopped, cheap = run(case, "strong", Strong(), stop=True, rows=rows)
+    full, dear = run(case, "strong", Strong(), rows=rows)
+    broken = fell(case, stopped, rows)
+    assert torch.equal(fell(case, full, rows), broken)
+    assert 0 < int(broken.sum()) < len(rows)
+    loss = losses.margin(case.labels[rows])
+    further = loss(case.network(full)) - loss(case.network(stopped))
+    assert float(further.min()) >= -1e-5
+    assert float(further[broken].mean()) > 0.02
+    assert cheap.total() < 0.8 * dear.total()
+
+
+def test_what_an_image_costs_is_bounded_whatever_stands(case: Case) -> None:
+    spent = run_spending(case, Strong(), eps=0.001)  # nothing falls
+    members = Strong().members(10)
+    gradients = 2 * sum(member.gradient_steps() or 0 for member in members)
+    square = 1000
+    targeted = 3  # forward passes that rank the wrong classes
+    assert spent.unique().tolist() == [gradients + square + targeted + len(members)]
+    assert int(spent[0]) < 200 + 1800 + 2700 + 5000  # AutoAttack: APGD-CE, APGD-T, FAB-T (three passes a step), Square
+
+
+def run_spending(case: Case, attack: Attack, eps: float) -> Tensor:
+    rng = ImageRandom(1, range(8))
+    threat = ThreatModel(norm="linf", eps=eps)
+    target = target_for(
+        SPECS["strong"],
+        "white-box",
+        Pipeline(case.network, (), PassCounter()),
+        rng,
+        classes=10,
+        eot=1,
+        images=case.images[:8],
+        labels=case.labels[:8],
+        threat=threat,
+    )
+    attack.run(
+        AttackRequest(
+            images=case.images[:8], labels=case.labels[:8], threat=threat, target=target, rng=rng, stop_on_success=True
+        )
+    )
+    return target.spent

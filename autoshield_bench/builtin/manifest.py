@@ -54,6 +54,15 @@ def aubench_attacks() -> Iterator[AttackSpec]:
         reference="Andriushchenko et al. 2020, arXiv:1912.00049",
     )
     yield AttackSpec(
+        name="strong",
+        factory=f"{_HERE}.attacks.strong:Strong",
+        summary="A cascade of APGD with several losses and targets, and Square: as strong as it gets here.",
+        norms=("linf", "l2"),
+        strong=True,
+        cascade=True,
+        reference="after Croce and Hein 2020, arXiv:2003.01690",
+    )
+    yield AttackSpec(
         name="noise",
         factory=f"{_HERE}.attacks.noise:Noise",
         summary="The best of a few random points at distance eps: the floor.",
