@@ -25,7 +25,7 @@ CONTRACT = 1
 """Version of this contract. A manifest module states the version it was written for as its own ``CONTRACT``."""
 
 Norm = Literal["linf", "l2"]
-Access = Literal["gray-box", "black-box", "white-box"]
+Access = Literal["gray-box", "transfer", "black-box", "white-box"]
 Needs = Literal["gradients", "scores", "labels"]
 Search = Literal["fixed-budget", "minimum-norm"]
 Randomness = Literal["rng", "global", "irreproducible"]
@@ -33,7 +33,7 @@ Goal = Literal["untargeted", "targeted"]
 Kind = Literal["attack", "defense", "metric", "dataset", "model"]
 
 NORMS: tuple[Norm, ...] = ("linf", "l2")
-ACCESS_LEVELS: tuple[Access, ...] = ("gray-box", "black-box", "white-box")
+ACCESS_LEVELS: tuple[Access, ...] = ("gray-box", "transfer", "black-box", "white-box")
 
 
 @dataclass(frozen=True, kw_only=True)

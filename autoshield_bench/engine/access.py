@@ -1,8 +1,9 @@
 """What an attack may see: a target holds the pipeline that its access level permits, and nothing else.
 
 A gray-box target is built on the bare classifier, so the defense is not reachable from it; a white-box or black-box
-target is built on the whole defended pipeline. An attack that declares to need scores or labels gets a target without
-gradients, and under black-box access one that counts queries. Nothing here is enforced by a label.
+target is built on the whole defended pipeline, and a transfer target on a surrogate of it. An attack that declares to
+need scores or labels gets a target without gradients, and under black-box access one that counts queries. Nothing here
+is enforced by a label.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from autoshield_bench.contracts import (
     Norm,
     ThreatModel,
 )
-from autoshield_bench.engine.pipeline import FittedStage, Pipeline
+from autoshield_bench.engine.pipeline import Pipeline
 from autoshield_bench.engine.queries import QueryLog
 from autoshield_bench.errors import AccessError, BudgetSpent, CellError
 from autoshield_bench.seeding import ImageRandom
@@ -169,11 +170,6 @@ def attempt(attack: Attack, request: AttackRequest) -> Tensor:
         return attack.run(request)
     except BudgetSpent as spent:
         return spent.best
-
-
-def seen_stages(access: Access, stages: Sequence[FittedStage]) -> Sequence[FittedStage]:
-    """Return the stages of the defense that an attack at this access level may look through."""
-    return () if access == "gray-box" else stages
 
 
 def searched(spec: AttackSpec, threat: ThreatModel, image_shape: Sequence[int]) -> ThreatModel:
