@@ -69,13 +69,21 @@ def test_every_check_catches_a_toy_and_passes_a_sound_one(kind):
 
 
 def test_every_builtin_passes(pytester_run):
-    done = pytester_run("--pyargs", "autoshield_bench.testing.installed", "-k", "not cifar10 and not mnist")
+    chosen = "not cifar10 and not mnist and not strong"
+    done = pytester_run("--pyargs", "autoshield_bench.testing.installed", "-k", chosen)
     assert done.returncode == 0, done.stdout
     assert "attack/pgd-inside-ball] PASSED" in done.stdout
     assert "defense/stacked-autoencoder-differentiable] PASSED" in done.stdout
     assert "metric/ssim-dtype] PASSED" in done.stdout
     assert "dataset/digits-disjoint] PASSED" in done.stdout
     assert "model/deep-cnn-trainable] PASSED" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_ensemble_passes_too(pytester_run):
+    done = pytester_run("--pyargs", "autoshield_bench.testing.installed", "-k", "strong-")
+    assert done.returncode == 0, done.stdout
+    assert "attack/strong-linear-optimum] PASSED" in done.stdout
 
 
 @pytest.mark.parametrize(
