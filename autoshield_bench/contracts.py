@@ -82,6 +82,9 @@ class Spec:
     reference: str = ""
     """Paper or source, such as ``Madry et al. 2018, arXiv:1706.06083``."""
 
+    libraries: tuple[str, ...] = ()
+    """Distributions that do the work underneath, such as ``("foolbox",)``: their versions are part of every key."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttackSpec(Spec):
@@ -116,6 +119,9 @@ class AttackSpec(Spec):
 
     strong: bool = False
     """True for an attack believed to come close to the true worst case; without one a table says "upper bound"."""
+
+    cascade: bool = False
+    """True: it leaves fallen images alone wherever that is allowed, as if the suite said ``stop_on_success``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +246,9 @@ class AttackRequest:
     queries: int | None = None
     """Queries per image under black-box access, each image of each call counting as one; None: without limit. At the
     end the target raises BudgetSpent: let it pass, the host keeps the best point that it saw."""
+
+    stop_on_success: bool = False
+    """True: an image that has fallen may be left alone, since it is scored on this very pipeline."""
 
 
 class Attack(ABC):

@@ -1,4 +1,29 @@
-"""The hooks a plugin may implement. Each yields specs; the example under each is a whole manifest entry."""
+"""The hooks that a plugin may implement.
+
+With one of them, a plugin is a single file:
+
+    from dataclasses import dataclass
+    from autoshield_bench.contracts import Defense, DefenseSpec
+    from autoshield_bench.hookspecs import hookimpl
+
+    CONTRACT = 1
+
+    @hookimpl
+    def aubench_defenses():
+        yield DefenseSpec(name="dim", factory=f"{__name__}:Dim", summary="Dims the image.")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Dim(Defense):
+        factor: float = 0.5
+
+        def purify(self, x, rng):
+            return self.factor * x
+
+A *spec* declares what the plugin is; its *factory*, named as a string, is a dataclass whose fields are the parameters
+that a suite may set. ``aubench plugins check dim --plugin dim.py`` proves that it keeps the rules, ``aubench run SUITE
+--plugin dim.py`` tries it, and ``aubench new plugin dim --kind defense`` writes an installable distribution: its entry
+point in the group ``autoshield_bench`` names a light module with the hooks. docs/plugins.md is the long form of this.
+"""
 
 from __future__ import annotations
 

@@ -92,6 +92,7 @@ class AttackPlan:
     eot: int
     queries: int | None
     """Budget per image under black-box access."""
+    stop_on_success: bool
     key: str
 
     @property
@@ -318,6 +319,7 @@ class _Planner:
         eot = entry.eot if stochastic and access == "white-box" else 1
         queries = entry.queries or DEFAULT_QUERIES if access == "black-box" else None
         spec = cast("AttackSpec", use.plugin.spec)
+        stop = (entry.stop_on_success or spec.cascade) and access != "gray-box"
         batched = spec.depends_on_batch or spec.randomness != "rng"
         key = self._key(
             "attack",
@@ -333,11 +335,12 @@ class _Planner:
             declared=[spec.needs, spec.search, spec.randomness],
             goal=entry.goal,
             queries=queries,
+            stop_on_success=stop,
             batch=self._batch_size if batched else None,
             images=images,
             seed=seed,
         )
-        return AttackPlan(use, access, threat, entry.goal, eot, queries, key)
+        return AttackPlan(use, access, threat, entry.goal, eot, queries, stop, key)
 
     def _cell(
         self,

@@ -183,6 +183,15 @@ def describe(error: BaseException) -> str:
     return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
 
 
+@functools.cache
+def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed distribution; None where it is not there."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def normal_name(distribution: str) -> str:
     """Return a distribution's name as package indexes compare it."""
     return re.sub(r"[-_.]+", "-", distribution).lower()

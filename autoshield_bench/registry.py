@@ -32,6 +32,7 @@ from autoshield_bench.providers import (
     describe,
     given,
     installed,
+    installed_version,
     normal_name,
     source_of,
 )
@@ -75,7 +76,11 @@ class Plugin:
         return self.spec.name
 
     def identity(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what goes into a key: who made it, which version, the hash of its source, every parameter."""
+        """Return what goes into a key: who made it, which version, the hash of its source, every parameter.
+
+        Where the plugin wraps other libraries, their versions as well.
+        """
+        libraries = {name: installed_version(name) for name in self.spec.libraries}
         return {
             "kind": self.kind,
             "name": self.name,
@@ -84,6 +89,7 @@ class Plugin:
             "version": self.spec.version,
             "source": self._source(),
             "params": dict(params),
+            **({"libraries": libraries} if libraries else {}),
         }
 
 
@@ -281,10 +287,23 @@ def _spec_problem(spec: object, kind: Kind) -> str | None:
         return f"{hook}: {spec.name!r} has factory {spec.factory!r}, which is not of the form 'package.module:Class'"
     if isinstance(spec, contracts.AttackSpec) and not _are_norms(spec.norms):
         return f"{hook}: {spec.name!r} has norms {spec.norms!r}; give a tuple of {' and '.join(contracts.NORMS)}"
+    for name, hint in _spec_hints(kind).items():
+        value = getattr(spec, name)
+        words = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+        if (words and value not in words) or (hint is bool and not isinstance(value, bool)):
+            known = " or ".join(repr(word) for word in words or (True, False))
+            return f"{hook}: {spec.name!r} declares {name}={value!r}; give {known}"
+    if not isinstance(spec.libraries, tuple) or not all(isinstance(name, str) for name in spec.libraries):
+        return f"{hook}: {spec.name!r} has libraries {spec.libraries!r}; give a tuple of names of distributions"
     version, summary = cast("tuple[object, object]", (spec.version, spec.summary))
     if not isinstance(version, int) or not isinstance(summary, str):
         return f"{hook}: {spec.name!r} must have an integer version and a one-line summary"
     return None
+
+
+@functools.cache
+def _spec_hints(kind: Kind) -> dict[str, Any]:
+    return typing.get_type_hints(_SPECS[kind])
 
 
 def _are_norms(value: object) -> bool:

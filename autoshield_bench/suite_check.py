@@ -140,6 +140,14 @@ class _PluginCheck:
                     'a query budget belongs to black-box access; add access = ["black-box"] or drop queries',
                 )
             )
+        if entry.get("stop_on_success") is True and "gray-box" in access:
+            self._found.append(
+                Problem(
+                    (*path, "stop_on_success"),
+                    "gray-box examples are scored on other pipelines than they are made on, so they get the full "
+                    "budget; give gray-box an entry of its own",
+                )
+            )
         if entry.get("goal") == "targeted" and not spec.targeted:
             self._found.append(
                 Problem((*path, "goal"), f'attack {spec.name!r} takes no targets; drop goal = "targeted"')

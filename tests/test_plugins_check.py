@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 
 import pytest
 from test_registry import HEAD, aubench, distribution, python, site  # noqa: F401 - a fixture
+
+from autoshield_bench import hookspecs
 
 ATTACK = """
 import os, sys, time
@@ -95,7 +98,7 @@ sys.exit(code)
 def test_the_console_leaves_torch_to_the_other_process(tmp_path):
     done = python(LIGHT, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("15 passed, 0 failed, 0 not judged\n")
+    assert done.stdout.endswith("15 passed, 0 failed, 1 not judged\n")
 
 
 def test_a_plugin_that_prints_a_megabyte_is_named_and_does_not_reach_standard_output(site):  # noqa: F811
@@ -166,3 +169,11 @@ def test_a_name_of_two_kinds_asks_for_the_kind(site):  # noqa: F811
     done = aubench("plugins", "check", "linf")
     assert done.code == 2
     assert "more than one plugin (defense and metric); choose one with --kind" in done.errors[0]
+
+
+def test_the_short_guide_in_the_docstring_of_the_hooks_is_a_plugin(tmp_path):
+    source = re.search(r"single file:\n\n(.*?)\n\nA \*spec\*", hookspecs.__doc__, re.DOTALL)[1]
+    (tmp_path / "dim.py").write_text(textwrap.dedent(source), encoding="utf-8")
+    done = aubench("plugins", "check", "dim", "--plugin", tmp_path / "dim.py")
+    assert done.code == 0, done.out
+    assert " 0 failed" in done.out.splitlines()[-1]

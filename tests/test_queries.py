@@ -11,7 +11,7 @@ from builders import cell, record, result_set
 from test_run import error_of, go, home, suite
 from torch import nn
 
-from autoshield_bench import leaderboard
+from autoshield_bench import leaderboard, registry
 from autoshield_bench.contracts import (
     CONTRACT,
     Attack,
@@ -109,6 +109,7 @@ class Plugins:
         yield spec("fade", "Fade", needs="labels", search="minimum-norm")
         yield spec("global", "Global", needs="labels", randomness="global")
         yield spec("neighbours", "Fade", needs="labels", search="minimum-norm", depends_on_batch=True)
+        yield spec("wraps", "Fade", needs="labels", search="minimum-norm", libraries=("tabulate",))
         yield spec("clock", "Global", needs="labels", randomness="irreproducible")
         yield spec("write-targets", "WriteTargets", targeted=True)
 
@@ -167,6 +168,16 @@ def test_the_size_of_a_batch_is_part_of_the_key_of_what_depends_on_it_alone(tmp_
     small, large = keys(path, batch_size=10), keys(path, batch_size=20)
     changed = {name for name in names for cell in small if f"/{name}/" in cell and small[cell] != large[cell]}
     assert changed == {"global", "neighbours", "clock"}
+
+
+def test_the_version_of_a_wrapped_library_is_part_of_the_key(tmp_path, monkeypatch):
+    path = suite(tmp_path, attack("wraps", '["white-box"]'), attack("global", '["white-box"]'))
+    before = keys(path)
+    version = registry.installed_version("tabulate")
+    assert version is not None
+    monkeypatch.setattr(registry, "installed_version", lambda name: f"{version}.1" if name == "tabulate" else "1")
+    after = keys(path)
+    assert {name for name in before if before[name] != after[name]} == {name for name in before if "/wraps/" in name}
 
 
 def test_the_budget_is_part_of_the_key(tmp_path):

@@ -251,6 +251,9 @@ BROKEN = {
     "unknown-norm": (HEAD + SOUND.replace('("linf",)', '("l0",)'), "norms"),
     "forgotten-comma": (HEAD + SOUND.replace('("linf",)', '("linf")'), "norms"),
     "norms-not-a-tuple": (HEAD + SOUND.replace('("linf",)', "None"), "norms"),
+    "unknown-need": (HEAD + SOUND.replace("norms=", 'needs="score", norms='), "needs='score'; give 'gradients' or"),
+    "no-bool": (HEAD + SOUND.replace("norms=", 'strong="yes", norms='), "strong='yes'; give True or False"),
+    "library-not-a-tuple": (HEAD + SOUND.replace("norms=", 'libraries="torch", norms='), "libraries 'torch'"),
     "taken-name": (HEAD + SOUND.replace('"sound"', '"pgd"'), "'pgd', taken by autoshield-bench"),
 }
 

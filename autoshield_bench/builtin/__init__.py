@@ -1,1 +1,2 @@
-"""The built-in plugins. They import only what a third party may import, and come through the same entry-point group."""
+"""The built-in plugins. They import only what a third party may import, and come through the same entry-point group;
+``autoshield_bench.hookspecs`` says how."""

@@ -338,6 +338,7 @@ def _facts(cell: Cell) -> dict[str, Any]:
             "randomness": cell.attack.spec.randomness,
             "goal": cell.attack.goal,
             "queries": cell.attack.queries,
+            "stop_on_success": cell.attack.stop_on_success,
         }
     return facts
 

@@ -66,7 +66,7 @@ class Workshop:
         self._failed: dict[str, str] = {}
         self._classifiers: dict[str, nn.Module] = {}
         self._fitted: dict[str, FittedStage] = {}
-        self._latest_attack: tuple[str, Tensor, Passes] | None = None
+        self._latest_attack: tuple[str, Tensor, Tensor, Passes] | None = None
 
     # -- train ---------------------------------------------------------------------------------------------------
 
@@ -183,31 +183,35 @@ class Workshop:
         A point that a minimum-norm attack found outside the cell's ball is no attack of that size: the clean image
         stands there.
         """
-        images, passes = self._crafted(cell, attack)
+        images, _spent, passes = self._crafted(cell, attack)
         if attack.spec.search == "minimum-norm":
             clean = self.data.test_images(self.data.test_subset(cell.images))
             beyond = distance(images, clean, attack.threat.norm) > attack.threat.eps
             images = torch.where(beyond.view(-1, 1, 1, 1), clean, images)
         return images, passes
 
-    def distances(self, cell: Cell, attack: AttackPlan) -> Tensor:
-        """Return how far from its image each point lies that the attack found, wherever that is: float64 ``[N]``."""
-        clean = self.data.test_images(self.data.test_subset(cell.images))
-        return distance(self._crafted(cell, attack)[0], clean, attack.threat.norm)
+    def per_image(self, cell: Cell, attack: AttackPlan) -> dict[str, Tensor]:
+        """Return per image how far away the point lies that the attack found, wherever that is, and what it spent.
 
-    def _crafted(self, cell: Cell, attack: AttackPlan) -> tuple[Tensor, Passes]:
+        ``distance`` is float64 ``[N]``; ``passes`` counts passes through the target, forward and backward.
+        """
+        clean = self.data.test_images(self.data.test_subset(cell.images))
+        images, spent, _passes = self._crafted(cell, attack)
+        return {"distance": distance(images, clean, attack.threat.norm), "passes": spent}
+
+    def _crafted(self, cell: Cell, attack: AttackPlan) -> tuple[Tensor, Tensor, Passes]:
         if self._latest_attack is None or self._latest_attack[0] != attack.key:
             found = self._cached("attack", attack.key)
             if found is None:
                 with self._once(attack.key):
-                    images, passes = self._run_attack(cell, attack)
-                self._save("attack", attack.key, {"adversarial": images}, {"passes": passes})
+                    images, spent, passes = self._run_attack(cell, attack)
+                self._save("attack", attack.key, {"adversarial": images, "spent": spent}, {"passes": passes})
             else:
-                images, passes = found[0]["adversarial"], found[1]["passes"]
-            self._latest_attack = (attack.key, images, passes)
-        return self._latest_attack[1], self._latest_attack[2]
+                images, spent, passes = found[0]["adversarial"], found[0]["spent"], found[1]["passes"]
+            self._latest_attack = (attack.key, images, spent, passes)
+        return self._latest_attack[1:]
 
-    def _run_attack(self, cell: Cell, attack: AttackPlan) -> tuple[Tensor, Passes]:
+    def _run_attack(self, cell: Cell, attack: AttackPlan) -> tuple[Tensor, Tensor, Passes]:
         runner: Attack = self.registry.make(attack.use.plugin, attack.use.params)
         classifier = self.classifier(cell)
         seen = seen_stages(attack.access, self.stages(cell) if attack.access != "gray-box" else ())
@@ -217,7 +221,7 @@ class Workshop:
         who = f"attack {attack.use.label!r} of {attack.use.plugin.distribution}"
         classes = self.data.info.classes
         threat = searched(attack.spec, attack.threat, self.data.info.image_shape)
-        batches = []
+        batches, spent = [], []
         with self._stage("attack", attack.title(cell.id.defense), cell, len(subset), counter):
             done = 0
             for indices in torch.split(subset, self.batch_size):
@@ -246,14 +250,16 @@ class Workshop:
                     rng=rng.child("attack"),
                     targets=targets,
                     queries=attack.queries,
+                    stop_on_success=attack.stop_on_success,
                 )
                 # What an attack draws from global state depends on its key and on the batch alone.
                 with global_seed("attack", attack.key, *indices[:1].tolist()):
                     returned = attempt(runner, request)
                 batches.append(check_adversarial(returned, clean, threat, who).cpu())
+                spent.append(target.spent)
                 done += len(indices)
                 self.progress.advance(done)
-        return torch.cat(batches), counter.to_json()
+        return torch.cat(batches), torch.cat(spent), counter.to_json()
 
     def has_networks(self, cell: Cell) -> bool:
         """Return whether the cell needs no training: its networks are in memory, in the cache, or need none."""
