@@ -161,6 +161,9 @@ class MetricSpec(Spec):
     unit: str = ""
     """Unit of the value, such as ``dB``; empty where it has none."""
 
+    monotone: bool = True
+    """A pair metric moves one way under growing noise; False for one that is no distance by design."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec(Spec):

@@ -761,6 +761,12 @@ class DefinedEverywhere(MeanDifference):
     pass
 
 
+@metric(monotone=False)
+class ComesBack(MeanDifference):
+    def per_image(self, reference: Tensor, other: Tensor) -> MetricValues:
+        return MetricValues(values=(20 * _difference(reference, other)).sin().abs())
+
+
 @metric("json-safe")
 class TensorAggregate(MeanDifference):
     def aggregate(self, values: Sequence[float], undefined: int) -> Any:

@@ -312,8 +312,10 @@ def same_seed(subject: Subject, world: World) -> None:
 def batch_invariant(subject: Subject, world: World) -> None:
     """Check the whole batch against parts of it, and against the reverse order."""
     spec = declared(subject)
-    if spec.randomness != "rng" or spec.depends_on_batch:
-        raise NotJudged("it declares that results depend on the batch: the batch's size is part of its keys")
+    if spec.randomness != "rng":
+        raise NotJudged(f"it declares randomness={spec.randomness!r}: the size of a batch is part of its keys")
+    if spec.depends_on_batch:
+        raise NotJudged("it declares that results depend on the batch, whose size is part of its keys")
     for norm in norms(subject):
         whole = steady(subject, world, norm)
         attack = subject.make()

@@ -51,13 +51,15 @@ def identical_best(subject: Subject, world: World) -> None:
     meaning="Under growing noise the mean value moves one way only.",
     catches="Differences are taken modulo the range, or saturate and turn around.",
     remedy="Compute differences in floating point, where they do not wrap around as uint8 does, and let nothing "
-    "saturate before the largest change. A measure for which more noise is not worse by design goes into "
-    "`known_failures` with that reason.",
+    "saturate before the largest change. A measure for which more noise is not worse by design declares "
+    "`monotone=False`.",
 )
 def monotone(subject: Subject, world: World) -> None:
     """Check the mean over images at six levels of noise, in either direction."""
     if metric_spec(subject).looks_at != "pair":
         raise NotJudged("it does not compare images")
+    if not metric_spec(subject).monotone:
+        raise NotJudged("it does not declare that it moves one way under growing noise")
     metric = make(subject)
     means = [defined_mean(metric, inputs) for inputs in growing(subject, world)]
     rising = all(a <= b for a, b in itertools.pairwise(means))
