@@ -248,7 +248,8 @@ class AttackRequest:
 
     queries: int | None = None
     """Queries per image under black-box access, each image of each call counting as one; None: without limit. At the
-    end the target raises BudgetSpent: let it pass, the host keeps the best point that it saw."""
+    end the target raises BudgetSpent: let it pass, the host keeps the best point that it saw. An attack that goes image
+    by image catches it instead, takes the image's row of ``BudgetSpent.best`` and goes on with the next image."""
 
     stop_on_success: bool = False
     """True: an image that has fallen may be left alone, since it is scored on this very pipeline."""

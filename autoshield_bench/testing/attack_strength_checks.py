@@ -132,10 +132,11 @@ def declared_access(subject: Subject, world: World) -> None:
 @check(
     "attack",
     "query-budget",
-    meaning="When the query budget is spent it stops: BudgetSpent passes through, or is caught once to return a point.",
+    meaning="When an image's query budget is spent it asks no more about it: BudgetSpent passes through, or is caught "
+    "once for that image.",
     catches="A bare `except Exception` around the query, in a loop that asks again.",
-    remedy="Let `BudgetSpent` leave `run`: the host takes the best valid point that was asked about. Narrow the "
-    "`except` around a query to the errors that it is meant for, and read `request.queries` to plan ahead.",
+    remedy="Let `BudgetSpent` leave `run`, or in a loop over single images take the image's row of its `best`. Narrow "
+    "the `except` around a query to the errors that it is meant for, and read `request.queries` to plan ahead.",
 )
 def query_budget(subject: Subject, world: World) -> None:
     """Check a run whose budget ends early."""
@@ -146,8 +147,8 @@ def query_budget(subject: Subject, world: World) -> None:
         log = cast("QueryTarget", request.target).log
         adversarial(subject, request)
         require(
-            log.refused <= 1,
-            f"{norm}: asked {log.refused - 1} more times after the budget of {FEW_QUERIES} queries per image was spent",
+            log.asked_again == 0,
+            f"{norm}: asked {log.asked_again} more times about images whose {FEW_QUERIES} queries were spent",
         )
 
 
