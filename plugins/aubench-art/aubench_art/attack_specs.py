@@ -32,6 +32,17 @@ def attack_specs() -> Iterator[AttackSpec]:
         libraries=LIBRARY,
     )
     yield AttackSpec(
+        name="art-apgd",
+        factory="aubench_art.attacks.gradient:APGD",
+        summary="ART's AutoProjectedGradientDescent: momentum, and steps that halve where they stall.",
+        norms=("linf", "l2"),
+        targeted=True,
+        randomness="global",
+        depends_on_batch=True,
+        reference="Croce and Hein 2020, arXiv:2003.01690",
+        libraries=LIBRARY,
+    )
+    yield AttackSpec(
         name="art-deepfool",
         factory="aubench_art.attacks.minimum_norm:DeepFool",
         summary="ART's DeepFool: steps to the nearest face of the linearised decision boundary.",

@@ -24,6 +24,12 @@ class TestPGDWithRestarts(AttackContract):
         return "aubench-art/art-pgd", {"steps": 10, "restarts": 2}
 
 
+class TestAPGD(AttackContract):
+    @pytest.fixture
+    def plugin(self):
+        return "aubench-art/art-apgd", {"steps": 20, "restarts": 2}
+
+
 class TestDeepFool(AttackContract):
     @pytest.fixture
     def plugin(self):

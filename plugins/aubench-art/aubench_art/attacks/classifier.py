@@ -101,16 +101,32 @@ class GradientClassifier(PyTorchClassifier):  # type: ignore[misc]
         # ART knows the CPU and the current CUDA device alone.
         self._device = request.images.device
         self.module.to(self._device)
-        self.first = torch.empty(0, dtype=torch.int64)
-        """Classes where ART first asked about the batch; empty before."""
+        self.first = self.last = torch.empty(0, dtype=torch.int64)
+        """Classes that ART was told the first and the last time that it asked; empty before."""
+        self._closed = False
+
+    @contextlib.contextmanager
+    def unasked(self) -> Iterator[None]:
+        """Answer without the target, for the block.
+
+        APGD's constructor asks about an image of ones, which is none of ours, to see if outputs are probabilities.
+        """
+        self._closed = True
+        try:
+            yield
+        finally:
+            self._closed = False
 
     def predict(self, x: Any, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> Any:
         """Return logits of points ``[N, C, H, W]`` as a float32 array ``[N, classes]``."""
+        if self._closed:
+            return np.full((len(x), self.nb_classes), -1.0, dtype=np.float32)  # no probabilities, whatever the sum
         with torch.no_grad():
             logits = self.module(torch.as_tensor(x, dtype=torch.float32).to(self._device))
         self.module.follow(logits)
+        self.last = logits.argmax(1)
         if not len(self.first):
-            self.first = logits.argmax(1)
+            self.first = self.last
         return logits.cpu().numpy()
 
 
