@@ -194,9 +194,8 @@ class QuestionsOfOne(Questions):
         return super().__call__(x)
 
     def _seen(self, point: Tensor, scores: Tensor) -> None:
-        fallen = scores.argmax(1) != self._label
-        away = distance(point, self._clean.expand_as(point), self._norm).to(fallen.device)
-        away = torch.where(fallen, away, torch.inf)
+        fallen = (scores.argmax(1) != self._label).cpu()
+        away = torch.where(fallen, distance(point, self._clean.expand_as(point), self._norm).cpu(), torch.inf)
         best = int(away.argmin())
         if float(away[best]) < self._distance:
             self._distance, self.nearest = float(away[best]), point[best : best + 1].clone()
