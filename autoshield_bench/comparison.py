@@ -30,7 +30,7 @@ class LeftOut:
     place: Place
     reason: str
     lost: bool = False
-    """Whether A has a result where B planned one and has none."""
+    """Whether A has a result where B planned one and has none on the same images."""
     one_sided: bool = False
     """Whether only one of them planned it."""
 
@@ -274,7 +274,7 @@ class _Table:
         ]
         found = difference_of(place, by_seed)
         if found is None:
-            self._leave(place, otherwise)
+            self._leave(place, otherwise, lost=place.quantity != "worst case")
             return
         several = len(cells) > 1
         other: list[str] = []

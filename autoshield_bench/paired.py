@@ -15,7 +15,7 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from autoshield_bench.results import CellRecord, Outcomes
-from autoshield_bench.statistics import mcnemar_exact, paired_mean_difference
+from autoshield_bench.statistics import mcnemar_exact, paired_mean_difference, wilson_at
 
 LEVEL = 0.05
 """Chance, over a whole table, of calling any difference real where there is none."""
@@ -48,6 +48,8 @@ class Difference:
     place: Place
     shares: tuple[float, float]
     """Share of images that A and B classify correctly, averaged over seeds."""
+    share_intervals: tuple[tuple[float, float], tuple[float, float]]
+    """95 % Wilson interval of each."""
     value: float
     low: float
     high: float
@@ -91,8 +93,8 @@ def difference_of(place: Place, pairs: Sequence[Pair]) -> Difference | None:
     if n == 0:
         return None
     sums: dict[int, int] = {}
-    for _, one, two in pairs:
-        for gained, mask in ((1, two.correct & ~one.correct), (-1, one.correct & ~two.correct)):
+    for _, a, b in pairs:
+        for gained, mask in ((1, b.correct & ~a.correct), (-1, a.correct & ~b.correct)):
             for image in _indices(mask & common):
                 sums[image] = sums.get(image, 0) + gained
     more = sum(own > 0 for own in sums.values())
@@ -100,14 +102,14 @@ def difference_of(place: Place, pairs: Sequence[Pair]) -> Difference | None:
     runs = len(pairs)
     squares = sum(own * own for own in sums.values()) / runs**2
     value, low, high = paired_mean_difference(sum(sums.values()) / runs, squares, n)
-    shares = [[(own.correct & common).bit_count() / n for own in both] for _, *both in pairs]
-    values = tuple(
-        ((two.correct & common).bit_count() - (one.correct & common).bit_count()) / n for _, one, two in pairs
-    )
+    hits = [[(own.correct & common).bit_count() for own in both] for _, *both in pairs]
+    one, two = (fmean(own[side] for own in hits) / n for side in (0, 1))
+    values = tuple((own[1] - own[0]) / n for own in hits)
     p = mcnemar_exact(more, fewer)
     return Difference(
         place=place,
-        shares=(fmean(own[0] for own in shares), fmean(own[1] for own in shares)),
+        shares=(one, two),
+        share_intervals=(wilson_at(one, n), wilson_at(two, n)),
         value=value,
         low=low,
         high=high,

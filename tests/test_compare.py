@@ -7,8 +7,12 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders import cell, record, result_set, write_results
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from test_registry import aubench, python
@@ -16,10 +20,10 @@ from test_registry import aubench, python
 from autoshield_bench.cli.compare import split_argument
 from autoshield_bench.comparison import choose_pairs, compare
 from autoshield_bench.errors import StoreError, UsageError
-from autoshield_bench.paired import difference_of
+from autoshield_bench.paired import Place, difference_of
 from autoshield_bench.reporting.comparison import left_out_lines, notes, p_text, sentence
-from autoshield_bench.results import load_results
-from autoshield_bench.statistics import paired_difference
+from autoshield_bench.results import Outcomes, load_results
+from autoshield_bench.statistics import paired_difference, wilson
 
 ROOT = Path(__file__).parents[1]
 GRAY, WHITE = "gray-box", "white-box"
@@ -61,6 +65,7 @@ def test_one_seed_is_mcnemars_test_with_the_paired_interval_and_holm_over_the_ta
     clean, pgd, worst = found.differences
     assert [own.place.quantity for own in found.differences] == ["clean", "attack", "worst case"]
     assert (pgd.more, pgd.fewer, pgd.n, pgd.shares) == (30, 8, SIZE, (0.35, 0.46))
+    assert pgd.share_intervals == (wilson(70, SIZE), wilson(92, SIZE))
     assert (pgd.value, pgd.low, pgd.high) == paired_difference(30, 8, SIZE)
     assert (clean.more, clean.fewer) == (5, 3)
     witnesses = [mcnemar([[0, own.more], [own.fewer, 0]], exact=True).pvalue for own in found.differences]
@@ -119,6 +124,45 @@ def test_results_that_agree_everywhere_show_no_difference():
     assert {(own.value, own.p, own.verdict) for own in found.differences} == {(0.0, 1.0, "not shown")}
     assert "A and B keep the same share" in sentence(at(found, "attack"), found)
     assert "no difference that 200 images can show" in sentence(at(found, "attack"), found)
+
+
+@given(data=st.data(), seeds=st.integers(1, 4), size=st.integers(1, 40))
+def test_a_difference_equals_the_one_worked_out_image_by_image(data, seeds, size):
+    def outcomes():
+        evaluated = data.draw(st.sets(st.integers(0, size - 1)))
+        right = data.draw(st.sets(st.sampled_from(sorted(evaluated)))) if evaluated else set()
+        return Outcomes.from_indices(size, evaluated, right), evaluated, right
+
+    pairs = [(outcomes(), outcomes()) for _ in range(seeds)]
+    place = Place(first="a", second="b", dataset="d", model="m", quantity="clean")
+    found = difference_of(place, [(seed, one[0], two[0]) for seed, (one, two) in enumerate(pairs)])
+    images = set.intersection(*(seen for pair in pairs for _, seen, _ in pair))
+    if not images:
+        assert found is None
+        return
+    sums = [sum((image in two[2]) - (image in one[2]) for one, two in pairs) for image in images]
+    counts = sum(own > 0 for own in sums), sum(own < 0 for own in sums)
+    assert (found.n, found.more, found.fewer) == (len(images), *counts)
+    assert found.value == pytest.approx(sum(sums) / seeds / len(images))
+    assert found.p == pytest.approx(binomtest(counts[0], sum(counts)).pvalue if sum(counts) else 1.0)
+    assert found.low <= found.value <= found.high
+
+
+def test_the_committed_sweep_has_three_seeds_on_the_same_images():
+    results = load_results(ROOT / "results" / "mnist-sweep")
+    found = compare(results, results, [("autoencoder", "two-conv")])
+    (pgd,) = (
+        own for own in found.differences
+        if (own.place.model, own.place.attack, own.place.access, own.place.eps) == ("deep-cnn", "pgd", WHITE, 0.2)
+    )  # fmt: skip
+    sides = [results.select(f"mnist/deep-cnn/{name}/pgd/white-box/linf-0.2/*") for name in ("autoencoder", "two-conv")]
+    bits = [[[int(bit) for bit in f"{own.outcomes.correct:010000b}"] for own in side] for side in sides]
+    sums = np.sum(bits[1], axis=0) - np.sum(bits[0], axis=0)
+    assert (pgd.n, pgd.seeds) == (250, (0, 1, 2))
+    assert pgd.value == pytest.approx(sums.sum() / 750)
+    assert pgd.p == pytest.approx(binomtest(int((sums > 0).sum()), int((sums != 0).sum())).pvalue)
+    assert pgd.verdict == "better"
+    assert {own.place.model for own in found.differences} == {"small-cnn", "deep-cnn"}
 
 
 def test_the_committed_autoencoders_as_a_witness_sees_them():
@@ -407,14 +451,18 @@ def test_numbers_are_whole_at_any_width(here, width):
 def test_many_comparisons_get_sentences_for_real_differences_only(here):
     eps = [round(0.01 * step, 2) for step in range(1, 31)]
 
-    def run(right):
-        return result_set(*(record(cell("a", "pgd", GRAY, eps=own), right(own), size=SIZE) for own in eps))
+    def run(right, steps):
+        facts = {**attack(steps=steps), "stochastic": True}
+        cells = [cell("a", "pgd", GRAY, eps=own) for own in eps]
+        return result_set(*(record(own, right(own.eps), size=SIZE, facts=facts) for own in cells))
 
-    write_results(here / "one", run(lambda own: range(100)))
-    write_results(here / "two", run(lambda own: range(40 if own == 0.2 else 100)))
+    write_results(here / "one", run(lambda own: range(100), 40))
+    write_results(here / "two", run(lambda own: range(40 if own == 0.2 else 100), 50))
     out = " ".join(aubench("compare", "one", "two").out.split())
-    assert out.count("a real difference.") == 1
+    assert out.count("a real difference between") == 1
     assert "29 of 30 comparisons: no difference that their images can show." in out
+    assert "among these: pgd, gray-box (oblivious), linf 0.01; pgd" in out
+    assert "; and 23 more. Among these: stochastic, scored on one draw per image." in out
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,7 @@ def sentence(difference: Difference, comparison: Comparison) -> str:
     if own.value == 0:
         what = f"A and B {verb.replace('has', 'have').removesuffix('s')} the same share"
     else:
-        what = (
-            f"B {verb} {points} point{'' if float(points) == 1 else 's'} {'more' if own.value > 0 else 'less'} than A"
-        )
+        what = f"B {verb} {points} points {'more' if own.value > 0 else 'less'} than A"
     evidence = [f"95 % interval {_points(own.low, own)} to {_points(own.high, own)}", _images(own.n)]
     if seeds > 1:
         low, high = (_points(end, own) for end in (min(own.values), max(own.values)))
@@ -83,7 +81,10 @@ def notes(comparison: Comparison) -> Iterator[str]:
     """Yield the sentences that a reader needs for the table."""
     differences = comparison.differences
     several = any(len(own.seeds) > 1 for own in differences)
-    yield "B - A: percentage points, on the images that both evaluated; its 95 % interval is for the choice of images."
+    yield (
+        "A, B: share of the images that both evaluated, with its 95 % Wilson interval. B - A: percentage points, with "
+        "the 95 % interval of the paired difference. Intervals are for the choice of images."
+    )
     yield (
         "right more often: images that B, or A, classifies correctly "
         + ("for more seeds than the other does; " if several else "where the other does not; ")
@@ -182,12 +183,18 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def _sentences(comparison: Comparison) -> Iterator[str]:
     differences = comparison.differences
-    shown = [own for own in differences if len(differences) <= MOST_SENTENCES or own.verdict != "not shown"]
-    for own in shown:
-        yield sentence(own, comparison)
-    rest = len(differences) - len(shown)
-    if rest:
-        yield f"{rest} of {len(differences)} comparisons: no difference that their images can show."
+    hidden = [own for own in differences if own.verdict == "not shown"] if len(differences) > MOST_SENTENCES else []
+    for own in differences:
+        if own not in hidden:
+            yield sentence(own, comparison)
+    if not hidden:
+        return
+    yield f"{len(hidden)} of {len(differences)} comparisons: no difference that their images can show."
+    other = [place_title(own.place, comparison) for own in hidden if own.other_attack]
+    if other:
+        yield f"Taken under different attacks among these: {_listed(other)}."
+    for remark in unique(remark for own in hidden for remark in own.remarks):
+        yield f"Among these: {remark}."
 
 
 def _problems(results: ResultSet, name: str) -> list[str]:
@@ -204,10 +211,7 @@ def _columns(comparison: Comparison) -> tuple[Column, list[Column]]:
         ]
         for own in differences
     ]
-    columns = [
-        Column([Line(name)], [[Line(f"{own.shares[side]:.3f}")] for own in differences])
-        for side, name in enumerate("AB")
-    ]
+    columns = [Column([Line(name)], [_share_lines(own, side) for own in differences]) for side, name in enumerate("AB")]
     columns.append(
         Column([Line("B - A"), Line("points", "not bold dim")], [_difference_lines(own) for own in differences])
     )
@@ -226,6 +230,11 @@ def _columns(comparison: Comparison) -> tuple[Column, list[Column]]:
         ),
     ]
     return Column([Line("compared")], names, right=False), columns
+
+
+def _share_lines(own: Difference, side: int) -> list[Line]:
+    interval = "–".join(f"{end:.3f}".removeprefix("0") for end in own.share_intervals[side])
+    return [Line(f"{own.shares[side]:.3f}"), Line(interval, "dim")]
 
 
 def _difference_lines(own: Difference) -> list[Line]:
