@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import cell, record, result_set, write_results
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
@@ -126,6 +126,7 @@ def test_results_that_agree_everywhere_show_no_difference():
     assert "no difference that 200 images can show" in sentence(at(found, "attack"), found)
 
 
+@settings(deadline=None)
 @given(data=st.data(), seeds=st.integers(1, 4), size=st.integers(1, 40))
 def test_a_difference_equals_the_one_worked_out_image_by_image(data, seeds, size):
     def outcomes():
