@@ -36,7 +36,7 @@ from autoshield_bench.contracts import (
     Recipe,
     Split,
 )
-from autoshield_bench.errors import BudgetSpent
+from autoshield_bench.errors import BudgetSpent, CellError
 from autoshield_bench.seeding import ImageRandom
 from autoshield_bench.testing import KnownAnswer, Subject
 
@@ -421,6 +421,16 @@ class TakesTargets(Attack):
 @attack("targeted-goal", targeted=True)
 class ForgetsTargets(OneStep):
     pass
+
+
+@attack(linear_optimum=False)
+class NeedsFourClasses(OneStep):
+    """As the targeted DLR loss does."""
+
+    def run(self, request: AttackRequest) -> Tensor:
+        if request.target.classes < 4:
+            raise CellError(f"needs at least 4 classes, and there are {request.target.classes}")
+        return super().run(request)
 
 
 def _noisy_step(request: AttackRequest) -> Tensor:

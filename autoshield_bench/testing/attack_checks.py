@@ -67,8 +67,7 @@ def like_images(subject: Subject, world: World) -> None:
 )
 def finite(subject: Subject, world: World) -> None:
     """Check that the result is finite, also where the gradient is zero."""
-    flat = world.linear()
-    flat.weight.data.zero_()
+    flat = world.flat()
     for norm in norms(subject):
         for name, model in (("", None), (" where the gradient is zero", flat)):
             labels = None if model is None else torch.zeros_like(world.labels)

@@ -57,7 +57,7 @@ def request_for(
         "white-box" if spec.needs == "gradients" else "black-box",
         Pipeline(classifier, stages, PassCounter()),
         rng.child("target"),
-        classes=2 if isinstance(classifier, Linear) else world.classes,
+        classes=classifier.classes if isinstance(classifier, Linear) else world.classes,
         eot=2,
         images=clean,
         labels=true,

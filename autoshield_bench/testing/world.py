@@ -41,12 +41,14 @@ class Curved(nn.Module):
 
 
 class Linear(nn.Module):
-    """``logits = W x`` for two classes: the worst point of a ball is known in closed form."""
+    """``logits = W x``; for two classes the worst point of a ball is known in closed form."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 2) -> None:
         super().__init__()
+        self.classes = classes
         source = torch.Generator().manual_seed(13)
-        self.weight = nn.Parameter(0.3 * torch.randn(2, SHAPE[0] * SHAPE[1] * SHAPE[2], generator=source).double())
+        values = SHAPE[0] * SHAPE[1] * SHAPE[2]
+        self.weight = nn.Parameter(0.3 * torch.randn(classes, values, generator=source).double())
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = ((x.double().flatten(1) - 0.5) @ self.weight.T).to(x.dtype)
@@ -90,8 +92,15 @@ class World:
         return _frozen(Curved(sharpness)).to(self.device)
 
     def linear(self) -> Linear:
-        """Return the linear classifier, frozen."""
+        """Return the linear classifier of two classes, frozen."""
         model = Linear().to(self.device)
+        model.eval().requires_grad_(requires_grad=False)
+        return model
+
+    def flat(self) -> Linear:
+        """Return a classifier that takes every image for the first class, and whose gradients are zero; frozen."""
+        model = Linear(self.classes).to(self.device)
+        model.weight.data.zero_()
         model.eval().requires_grad_(requires_grad=False)
         return model
 
