@@ -12,11 +12,20 @@ from typing import Any
 import pytest
 import torch
 from autoshield_bench.errors import CellError, ParameterError
-from cases import Case, attack, registry, run
+from cases import Case, attack, foolbox, registry, run
+from torch import Tensor, nn
 
 from aubench_foolbox import manifest, returned
+from aubench_foolbox.quiet import quiet
 
 SPECS = list(manifest.aubench_attacks())
+
+
+class AlwaysZero(nn.Module):
+    """Knows one class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tensor([[1.0, 0.0]]).expand(len(x), 2)
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -81,6 +90,37 @@ def test_a_run_warns_and_logs_nothing_and_leaves_both_as_they_were(
         assert warnings.filters == filters
     assert (root.handlers, root.filters) == ([], [])
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_foolbox_would_log_is_dropped_and_what_others_log_is_not(
+    digits: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: seen.append(record.getMessage()))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    monkeypatch.setattr(logging.getLogger(), "level", logging.DEBUG)
+    request, _ = digits.part(slice(2)).request("foolbox-deepfool", "l2")
+    library = foolbox.attacks.L2DeepFoolAttack()
+    library.run(digits.part(slice(2)).model(), request.images, request.labels)
+    assert seen == ["Only testing the top-10 classes"]
+    run("foolbox-deepfool", request)
+    with quiet():
+        logging.info("kept")
+    assert seen == ["Only testing the top-10 classes", "kept"]
+
+
+def test_what_foolbox_would_warn_of_is_dropped_and_what_others_warn_of_is_not() -> None:
+    case = Case(AlwaysZero().eval(), torch.full((1, 1, 8, 8), 0.5), torch.tensor([0]))
+    library = foolbox.attacks.LinearSearchBlendedUniformNoiseAttack(directions=2, steps=2)
+    with pytest.warns(UserWarning, match="failed to draw"):
+        library.run(case.model(), case.images, case.labels)
+    request, _ = case.request("foolbox-boundary", "l2", queries=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(run("foolbox-boundary", request), case.images)
+        with quiet(), pytest.raises(UserWarning, match="kept"):
+            warnings.warn("kept", stacklevel=1)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
