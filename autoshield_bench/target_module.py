@@ -37,7 +37,11 @@ class TargetModule(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits ``[N, classes]`` of points ``[N, C, H, W]``."""
+        """Return logits ``[N, classes]`` of points ``[N, C, H, W]``; their gradients arrive in rows."""
+        if x.requires_grad:
+            # A network in channels-last order leaves its gradients so, and libraries flatten them with view().
+            x = x.view_as(x)
+            x.register_hook(lambda gradient: gradient.contiguous())  # type: ignore[no-untyped-call]
         target = self._target if len(x) == len(self._clean) else self._target.select(self.rows(x))
         if self._needs == "labels":
             return functional.one_hot(target.labels(x), target.classes).to(x.dtype)

@@ -18,6 +18,19 @@ from autoshield_bench.target_module import TargetModule, in_order
 IMAGES = 12
 
 
+class Colourful:
+    """A target with a network in channels-last order, as the host places them."""
+
+    classes = 4
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.network = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last).requires_grad_(False)
+
+    def logits(self, x):
+        return self.network(x).mean((2, 3))
+
+
 class Rows:
     """A target that knows which images it is for."""
 
@@ -33,12 +46,12 @@ class Rows:
         return Rows(self.asked[rows])
 
 
-def module_for(images, *, norm="linf", eps=0.1, roams=False):
+def module_for(images, *, norm="linf", eps=0.1, roams=False, target=None):
     request = AttackRequest(
         images=images,
         labels=torch.zeros(len(images), dtype=torch.int64),
         threat=ThreatModel(norm=norm, eps=eps),
-        target=Rows(torch.arange(len(images))),
+        target=Rows(torch.arange(len(images))) if target is None else target,
         rng=ImageRandom(0, range(len(images))),
     )
     return TargetModule(request, roams=roams)
@@ -117,6 +130,16 @@ def test_a_point_that_requires_a_gradient_and_one_in_the_l2_ball():
     step *= 0.5 / step.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     points = (clean + step)[[0, 11]].requires_grad_()
     assert module_for(clean, norm="l2", eps=0.5).rows(points).tolist() == [0, 11]
+
+
+def test_gradients_of_colour_images_can_be_flattened_by_view():
+    target = Colourful()
+    x, y = (torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
+    (expected,) = torch.autograd.grad(target.logits(y).square().sum(), y)
+    assert not expected.is_contiguous()
+    (gradient,) = torch.autograd.grad(module_for(x, target=target)(x).square().sum(), x)
+    assert gradient.is_contiguous()
+    assert torch.equal(gradient.view(5, -1), expected.flatten(1))
 
 
 @given(
