@@ -26,6 +26,7 @@ def _fixed_budget() -> Iterator[AttackSpec]:
         factory=f"{_HERE}.fixed_budget:FastGradient",
         summary="foolbox's fast gradient method: one step of the size of the ball.",
         norms=("linf", "l2"),
+        libraries=("foolbox",),
         reference="Goodfellow et al. 2015, arXiv:1412.6572",
     )
     yield AttackSpec(
@@ -35,6 +36,7 @@ def _fixed_budget() -> Iterator[AttackSpec]:
         norms=("linf", "l2"),
         targeted=True,
         randomness="global",
+        libraries=("foolbox",),
         reference="Madry et al. 2018, arXiv:1706.06083",
     )
     yield AttackSpec(
@@ -43,6 +45,7 @@ def _fixed_budget() -> Iterator[AttackSpec]:
         summary="foolbox's iterative fast gradient method with momentum.",
         norms=("linf", "l2"),
         targeted=True,
+        libraries=("foolbox",),
         reference="Dong et al. 2018, arXiv:1710.06081",
     )
 
@@ -54,6 +57,7 @@ def _minimum_norm() -> Iterator[AttackSpec]:
         summary="foolbox's DeepFool: steps to the nearest boundary of the linearised classifier.",
         norms=("linf", "l2"),
         search="minimum-norm",
+        libraries=("foolbox",),
         reference="Moosavi-Dezfooli et al. 2016, arXiv:1511.04599",
     )
     yield AttackSpec(
@@ -64,6 +68,7 @@ def _minimum_norm() -> Iterator[AttackSpec]:
         search="minimum-norm",
         targeted=True,
         depends_on_batch=True,
+        libraries=("foolbox",),
         reference="Carlini and Wagner 2017, arXiv:1608.04644",
     )
     yield AttackSpec(
@@ -74,6 +79,7 @@ def _minimum_norm() -> Iterator[AttackSpec]:
         search="minimum-norm",
         targeted=True,
         randomness="global",
+        libraries=("foolbox",),
         reference="Rony et al. 2019, arXiv:1811.09600",
     )
     yield AttackSpec(
@@ -83,6 +89,7 @@ def _minimum_norm() -> Iterator[AttackSpec]:
         norms=("linf",),
         search="minimum-norm",
         targeted=True,
+        libraries=("foolbox",),
         reference="Pintor et al. 2021, arXiv:2102.12827",
     )
 
@@ -99,6 +106,7 @@ def _decision_based() -> Iterator[AttackSpec]:
         randomness="global",
         depends_on_batch=True,
         linear_optimum=False,
+        libraries=("foolbox",),
         reference="Brendel et al. 2018, arXiv:1712.04248",
     )
     yield AttackSpec(
@@ -112,5 +120,6 @@ def _decision_based() -> Iterator[AttackSpec]:
         randomness="global",
         depends_on_batch=True,
         linear_optimum=False,
+        libraries=("foolbox",),
         reference="Chen et al. 2020, arXiv:1904.02144",
     )
