@@ -88,13 +88,14 @@ def test_an_image_that_is_misclassified_as_it_is_stays_and_costs_one_query(digit
 
 @pytest.mark.parametrize("name", BOTH)
 def test_targets_are_reached(digits: Case, name: str) -> None:
-    targets = (digits.labels + 3) % 10
-    request, _ = digits.request(name, "l2", targets=targets, queries=500)
+    case = digits.part(slice(30))
+    targets = (case.labels + 3) % 10
+    request, _ = case.request(name, "l2", targets=targets, queries=400)
     found = run(name, request)
-    moved = (found != digits.images).flatten(1).any(1)
-    assert int(moved.sum()) > 50
+    moved = (found != case.images).flatten(1).any(1)
+    assert int(moved.sum()) > 20
     with torch.no_grad():
-        assert torch.equal(digits.network(found).argmax(1)[moved], targets[moved])
+        assert torch.equal(case.network(found).argmax(1)[moved], targets[moved])
 
 
 def test_the_boundary_attack_is_foolboxs_own_from_the_same_starts(digits: Case) -> None:

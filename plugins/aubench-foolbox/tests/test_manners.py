@@ -7,16 +7,41 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from autoshield_bench.errors import CellError, ParameterError
-from cases import Case, attack, registry, run
+from cases import Case, attack, foolbox, registry, run
+from torch import Tensor, nn
 
 from aubench_foolbox import manifest, returned
+from aubench_foolbox.quiet import quiet
 
 SPECS = list(manifest.aubench_attacks())
+
+
+class AlwaysZero(nn.Module):
+    """Knows one class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tensor([[1.0, 0.0]]).expand(len(x), 2)
+
+
+@contextmanager
+def talkative_root() -> Iterator[logging.Logger]:
+    """The root logger without handlers, pytest's own included (no fixture: they come later), and everything enabled."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers
+    root.handlers = []
+    root.setLevel(logging.DEBUG)  # not by assignment: loggers remember which levels are enabled
+    try:
+        yield root
+    finally:
+        root.setLevel(level)
+        root.handlers = handlers
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -58,11 +83,8 @@ def test_foolbox_is_imported_without_a_word_and_without_git() -> None:
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 def test_a_run_warns_and_logs_nothing_and_leaves_both_as_they_were(
-    digits: Case, spec: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    digits: Case, spec: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", [])
-    monkeypatch.setattr(root, "level", logging.DEBUG)
     case = digits.part(slice(6))
     labels = case.labels.clone()
     labels[0] = (labels[0] + 1) % 10
@@ -74,13 +96,44 @@ def test_a_run_warns_and_logs_nothing_and_leaves_both_as_they_were(
         queries=1500 if spec.needs == "labels" else None,
     )
     params = {"steps": 20} if spec.name == "foolbox-cw" else {}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), talkative_root() as root:
         warnings.simplefilter("error")
         filters = list(warnings.filters)
         run(spec.name, request, **params)
         assert warnings.filters == filters
-    assert (root.handlers, root.filters) == ([], [])
+        assert (root.handlers, root.filters) == ([], [])
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_foolbox_would_log_is_dropped_and_what_others_log_is_not(
+    digits: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: seen.append(record.getMessage()))
+    case = digits.part(slice(2))
+    request, _ = case.request("foolbox-deepfool", "l2")
+    with talkative_root() as root:
+        root.addHandler(handler)
+        foolbox.attacks.L2DeepFoolAttack().run(case.model(), case.images, case.labels)
+        assert seen == ["Only testing the top-10 classes"]
+        run("foolbox-deepfool", request)
+        with quiet():
+            logging.info("kept")
+    assert seen == ["Only testing the top-10 classes", "kept"]
+
+
+def test_what_foolbox_would_warn_of_is_dropped_and_what_others_warn_of_is_not() -> None:
+    case = Case(AlwaysZero().eval(), torch.full((1, 1, 8, 8), 0.5), torch.tensor([0]))
+    library = foolbox.attacks.LinearSearchBlendedUniformNoiseAttack(directions=2, steps=2)
+    with pytest.warns(UserWarning, match="failed to draw"):
+        library.run(case.model(), case.images, case.labels)
+    request, _ = case.request("foolbox-boundary", "l2", queries=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(run("foolbox-boundary", request), case.images)
+        with quiet(), pytest.raises(UserWarning, match="kept"):
+            warnings.warn("kept", stacklevel=1)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
