@@ -30,8 +30,6 @@ class AlwaysZero(nn.Module):
         return torch.tensor([[1.0, 0.0]]).expand(len(x), 2)
 
 
-<<<<<<< HEAD
-=======
 @contextmanager
 def talkative_root() -> Iterator[logging.Logger]:
     """The root logger without handlers, pytest's own included (no fixture: they come later), and everything enabled."""
@@ -46,7 +44,6 @@ def talkative_root() -> Iterator[logging.Logger]:
         root.handlers = handlers
 
 
->>>>>>> ffa1244e41516f9deb26361d40e53fce61595ce9
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning:foolbox", "-c", code],
@@ -114,17 +111,6 @@ def test_what_foolbox_would_log_is_dropped_and_what_others_log_is_not(
     seen: list[str] = []
     handler = logging.Handler()
     monkeypatch.setattr(handler, "emit", lambda record: seen.append(record.getMessage()))
-<<<<<<< HEAD
-    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
-    monkeypatch.setattr(logging.getLogger(), "level", logging.DEBUG)
-    request, _ = digits.part(slice(2)).request("foolbox-deepfool", "l2")
-    library = foolbox.attacks.L2DeepFoolAttack()
-    library.run(digits.part(slice(2)).model(), request.images, request.labels)
-    assert seen == ["Only testing the top-10 classes"]
-    run("foolbox-deepfool", request)
-    with quiet():
-        logging.info("kept")
-=======
     case = digits.part(slice(2))
     request, _ = case.request("foolbox-deepfool", "l2")
     with talkative_root() as root:
@@ -134,7 +120,6 @@ def test_what_foolbox_would_log_is_dropped_and_what_others_log_is_not(
         run("foolbox-deepfool", request)
         with quiet():
             logging.info("kept")
->>>>>>> ffa1244e41516f9deb26361d40e53fce61595ce9
     assert seen == ["Only testing the top-10 classes", "kept"]
 
 
