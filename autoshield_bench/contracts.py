@@ -25,7 +25,7 @@ CONTRACT = 1
 """Version of this contract. A manifest module states the version it was written for as its own ``CONTRACT``."""
 
 Norm = Literal["linf", "l2"]
-Access = Literal["gray-box", "black-box", "white-box"]
+Access = Literal["gray-box", "transfer", "black-box", "white-box"]
 Needs = Literal["gradients", "scores", "labels"]
 Search = Literal["fixed-budget", "minimum-norm"]
 Randomness = Literal["rng", "global", "irreproducible"]
@@ -33,7 +33,7 @@ Goal = Literal["untargeted", "targeted"]
 Kind = Literal["attack", "defense", "metric", "dataset", "model"]
 
 NORMS: tuple[Norm, ...] = ("linf", "l2")
-ACCESS_LEVELS: tuple[Access, ...] = ("gray-box", "black-box", "white-box")
+ACCESS_LEVELS: tuple[Access, ...] = ("gray-box", "transfer", "black-box", "white-box")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,9 @@ class AttackSpec(Spec):
     strong: bool = False
     """True for an attack believed to come close to the true worst case; without one a table says "upper bound"."""
 
+    cascade: bool = False
+    """True: it leaves fallen images alone wherever that is allowed, as if the suite said ``stop_on_success``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DefenseSpec(Spec):
@@ -157,6 +160,9 @@ class MetricSpec(Spec):
 
     unit: str = ""
     """Unit of the value, such as ``dB``; empty where it has none."""
+
+    monotone: bool = True
+    """A pair metric moves one way under growing noise; False for one that is no distance by design."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +248,11 @@ class AttackRequest:
 
     queries: int | None = None
     """Queries per image under black-box access, each image of each call counting as one; None: without limit. At the
-    end the target raises BudgetSpent: let it pass, the host keeps the best point that it saw."""
+    end the target raises BudgetSpent: let it pass, the host keeps the best point that it saw. An attack that goes image
+    by image catches it instead, takes the image's row of ``BudgetSpent.best`` and goes on with the next image."""
+
+    stop_on_success: bool = False
+    """True: an image that has fallen may be left alone, since it is scored on this very pipeline."""
 
 
 class Attack(ABC):

@@ -85,7 +85,8 @@ class AccessError(CellError):
 
 
 class BudgetSpent(Exception):
-    """The query budget of an image is spent. An attack lets it pass: the host keeps ``best``."""
+    """The query budget of an image is spent. An attack lets it pass, and the host keeps ``best``; one that goes image
+    by image takes the image's row of ``best`` and goes on."""
 
     def __init__(self, message: str, best: Tensor) -> None:
         super().__init__(message)

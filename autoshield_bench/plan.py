@@ -30,10 +30,11 @@ from autoshield_bench.errors import DataError, PluginError
 from autoshield_bench.numeric import Device, numeric_class
 from autoshield_bench.registry import Plugin, speaking_for
 from autoshield_bench.results import PLAN_SCHEMA, CellId
+from autoshield_bench.seeding import derive_seed
 from autoshield_bench.source import harness_hash
 from autoshield_bench.store import content_key, file_sha256
 from autoshield_bench.suite import DEFAULT_QUERIES, Suite
-from autoshield_bench.suite_check import LoadedSuite, flatten
+from autoshield_bench.suite_check import SCORED_WHERE_MADE, LoadedSuite, flatten
 from autoshield_bench.version import __version__
 
 
@@ -74,6 +75,7 @@ class StagePlan:
     key: str
     component: str
     """Name under which passes are counted: position and plugin name."""
+    seed: int
 
     @property
     def spec(self) -> DefenseSpec:
@@ -88,10 +90,15 @@ class AttackPlan:
     use: Use
     access: Access
     threat: ThreatModel
+    model: ModelPlan
+    """The classifier that it is made on: the cell's own, or a surrogate's."""
+    seen: tuple[StagePlan, ...]
+    """The stages that it looks through: none, the cell's own, or a surrogate's."""
     goal: Goal
     eot: int
     queries: int | None
     """Budget per image under black-box access."""
+    stop_on_success: bool
     key: str
 
     @property
@@ -101,7 +108,7 @@ class AttackPlan:
 
     def title(self, defense: str) -> str:
         """Return what it does to which defense, in words."""
-        against = "the bare classifier" if self.access == "gray-box" else defense
+        against = {"gray-box": "the bare classifier", "transfer": f"a surrogate of {defense}"}.get(self.access, defense)
         where = self.threat.norm if self.spec.search == "minimum-norm" else str(self.threat)
         return f"{self.use.label} {self.access} {where} against {against}"
 
@@ -248,7 +255,15 @@ class _Planner:
                     if access not in entry.access or (entry.norms and threat.norm not in entry.norms):
                         continue
                     images = min(entry.images or self._test_size, self._test_size)
-                    attack = self._attack(entry, access, threat, model_plan, stages, images, seed)
+                    seen_model, seen = model_plan, stages
+                    if access == "gray-box":
+                        seen = ()
+                    elif access == "transfer":
+                        # The same design from another seed: what somebody without the weights would train.
+                        other = derive_seed("surrogate", seed) % 2**31
+                        seen_model = self._model(model, other)
+                        seen = self._stages(defense, seen_model, other)
+                    attack = self._attack(entry, access, threat, seen_model, seen, images, seed)
                     here = replace(where, attack=entry.label, access=access, norm=threat.norm, eps=threat.eps)
                     cells.append(self._cell(here, model_plan, stages, attack, images, metrics))
         return cells
@@ -299,7 +314,7 @@ class _Planner:
                 classifier=model.key if cast("DefenseSpec", plugin.spec).needs_classifier else None,
                 seed=seed,
             )
-            plans.append(StagePlan(use, key, f"{position}:{plugin.name}"))
+            plans.append(StagePlan(use, key, f"{position}:{plugin.name}", seed))
         return tuple(plans)
 
     def _attack(
@@ -308,16 +323,16 @@ class _Planner:
         access: Access,
         threat: ThreatModel,
         model: ModelPlan,
-        stages: tuple[StagePlan, ...],
+        seen: tuple[StagePlan, ...],
         images: int,
         seed: int,
     ) -> AttackPlan:
         use = self._use("attack", entry.use, entry.label, entry.params)
-        seen = () if access == "gray-box" else stages
         stochastic = any(stage.spec.stochastic for stage in seen)
-        eot = entry.eot if stochastic and access == "white-box" else 1
+        eot = entry.eot if stochastic and access != "black-box" else 1
         queries = entry.queries or DEFAULT_QUERIES if access == "black-box" else None
         spec = cast("AttackSpec", use.plugin.spec)
+        stop = (entry.stop_on_success or spec.cascade) and access in SCORED_WHERE_MADE
         batched = spec.depends_on_batch or spec.randomness != "rng"
         key = self._key(
             "attack",
@@ -333,11 +348,12 @@ class _Planner:
             declared=[spec.needs, spec.search, spec.randomness],
             goal=entry.goal,
             queries=queries,
+            stop_on_success=stop,
             batch=self._batch_size if batched else None,
             images=images,
             seed=seed,
         )
-        return AttackPlan(use, access, threat, entry.goal, eot, queries, key)
+        return AttackPlan(use, access, threat, model, seen, entry.goal, eot, queries, stop, key)
 
     def _cell(
         self,

@@ -245,8 +245,8 @@ class ResultSet:
     def arrays(self, record: CellRecord) -> dict[str, numpy.ndarray[Any, Any]]:
         """Return a cell's per-image arrays: ``index``, ``label``, ``clean_prediction``, ``prediction``, ``correct``,
         for attacks ``distance`` (of the point that was found, in the threat's norm, also where a minimum-norm attack
-        found it beyond eps), ``anomaly/<stage>`` for each stage that detects, and one array per metric and pair
-        (undefined values are NaN there).
+        found it beyond eps) and ``passes`` (spent on the image, forward and backward), ``anomaly/<stage>`` for each
+        stage that detects, and one array per metric and pair (undefined values are NaN there).
 
         Raises StoreError where ``samples/`` lacks them, as in results that came from a repository.
         """

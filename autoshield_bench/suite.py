@@ -189,6 +189,9 @@ class AttackUse(_Labelled):
     queries: int | None = Field(default=None, ge=1)
     """Queries per image under black-box access; None: ``DEFAULT_QUERIES``."""
 
+    stop_on_success: bool = False
+    """True: the attack may leave an image alone once it has fallen; under white-box and black-box access alone."""
+
     goal: Goal = "untargeted"
     """``targeted``: every image is driven towards a wrong class of its own, drawn at random."""
 

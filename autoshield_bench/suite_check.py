@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from autoshield_bench.contracts import NORMS, AttackSpec, Chain, StageRequest
+from autoshield_bench.contracts import NORMS, AttackSpec, Chain, ModelSpec, StageRequest
 from autoshield_bench.errors import PluginError, SuiteError, did_you_mean
 from autoshield_bench.registry import Plugin, Registry, speaking_for
 from autoshield_bench.shipped import shipped_suites
 from autoshield_bench.suite import Suite
 from autoshield_bench.suite_file import NamedPlugin, SuiteDocument
 from autoshield_bench.toml_lines import Problem
+
+SCORED_WHERE_MADE = ("black-box", "white-box")
+"""Access levels whose examples are scored on the very pipeline that they were made on."""
 
 LONGEST_CHAIN = 16
 """Stages of a chain at most, chains within chains counted."""
@@ -140,10 +143,38 @@ class _PluginCheck:
                     'a query budget belongs to black-box access; add access = ["black-box"] or drop queries',
                 )
             )
+        elsewhere = [level for level in ("gray-box", "transfer") if level in access]
+        if entry.get("stop_on_success") is True and elsewhere:
+            self._found.append(
+                Problem(
+                    (*path, "stop_on_success"),
+                    f"{elsewhere[0]} examples are scored on other pipelines than they are made on, so they get the "
+                    f"full budget; give {elsewhere[0]} an entry of its own",
+                )
+            )
+        if "transfer" in access:
+            self._check_surrogate((*path, "access"))
         if entry.get("goal") == "targeted" and not spec.targeted:
             self._found.append(
                 Problem((*path, "goal"), f'attack {spec.name!r} takes no targets; drop goal = "targeted"')
             )
+
+    def _check_surrogate(self, path: tuple[str | int, ...]) -> None:
+        for named in self._document.plugins():
+            if named.kind != "model":
+                continue
+            try:
+                trained = cast("ModelSpec", self._registry.find("model", named.use).spec).trained
+            except PluginError:
+                continue  # said where it stands
+            if trained or self._document.at(named.path).get("checkpoint"):
+                self._found.append(
+                    Problem(
+                        path,
+                        f"transfer needs a surrogate trained from another seed, and model {named.use!r} comes trained; "
+                        f'drop "transfer" or let the harness train',
+                    )
+                )
 
 
 def flatten(

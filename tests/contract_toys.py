@@ -387,6 +387,26 @@ class AsksOn(ClimbsScores):
         return best
 
 
+@attack(needs="scores", linear_optimum=False)
+class ImageByImage(ClimbsScores):
+    def run(self, request: AttackRequest) -> Tensor:
+        best = request.images.clone()
+        for row in range(len(best)):
+            one = torch.tensor([row])
+            part = dataclasses.replace(
+                request,
+                images=request.images[one],
+                labels=request.labels[one],
+                target=request.target.select(one),
+                rng=request.rng.select(one),
+            )
+            try:
+                best[row] = super().run(part)[0]
+            except BudgetSpent as spent:
+                best[row] = spent.best[row]
+        return best
+
+
 @attack(targeted=True)
 class TakesTargets(Attack):
     def run(self, request: AttackRequest) -> Tensor:
@@ -769,6 +789,12 @@ class InOtherUnits(MeanDifference):
 @metric("known-answers", answers=(UNDEFINED,))
 class DefinedEverywhere(MeanDifference):
     pass
+
+
+@metric(monotone=False)
+class ComesBack(MeanDifference):
+    def per_image(self, reference: Tensor, other: Tensor) -> MetricValues:
+        return MetricValues(values=(20 * _difference(reference, other)).sin().abs())
 
 
 @metric("json-safe")

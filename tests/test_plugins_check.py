@@ -66,6 +66,11 @@ def test_every_bad_check_is_named_and_the_others_go_on(site):  # noqa: F811
     assert set(failed) == {*MISDEEDS, "inside-ball"}  # which has the same wide ball as unit-range
     for check, (_when, _deed, message) in MISDEEDS.items():
         assert message in failed[check]
+    remedies = {check["check"]: check["remedy"] for check in found["checks"]}
+    assert {check for check, remedy in remedies.items() if remedy} == set(failed)
+    assert "`--timeout`" in remedies["batch-of-one"]
+    assert "`os._exit`" in remedies["zero-eps"]
+    assert re.fullmatch(r"Look at line \d+ of \w+\.py, in `run`, and at what it calls\.", remedies["unit-range"])
     assert len({check["check"] for check in found["checks"]}) == len(found["checks"]) == 21
 
 
@@ -93,7 +98,7 @@ sys.exit(code)
 def test_the_console_leaves_torch_to_the_other_process(tmp_path):
     done = python(LIGHT, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("15 passed, 0 failed, 0 not judged\n")
+    assert done.stdout.endswith("15 passed, 0 failed, 1 not judged\n")
 
 
 def test_a_plugin_that_prints_a_megabyte_is_named_and_does_not_reach_standard_output(site):  # noqa: F811
@@ -104,6 +109,18 @@ def test_a_plugin_that_prints_a_megabyte_is_named_and_does_not_reach_standard_ou
     assert failed["check"] == "quiet"
     assert "printed 1,048,577 bytes during 'batch-of-one'" in failed["message"]
     assert "xxx" not in done.err
+
+
+def test_what_to_do_stands_under_a_check_that_failed(site):  # noqa: F811
+    odd(site, "torch.manual_seed(0)", rows=12)
+    done = aubench("plugins", "check", "odd-one")
+    lines = done.out.splitlines()
+    verdicts = [line for line in lines if "failed" in line]
+    assert [line.split()[1] for line in verdicts[:-1]] == ["random-state-untouched"]
+    assert verdicts[-1] == lines[-1]
+    below = lines[lines.index(verdicts[0]) + 1]
+    assert below.startswith(14 * " " + "what to do: Draw with `request.rng.uniform` and")
+    assert sum("what to do:" in line for line in lines) == 1
 
 
 def test_a_plugin_that_never_stops_printing_is_ended(site):  # noqa: F811

@@ -186,6 +186,41 @@ def test_the_budget_is_part_of_the_key(tmp_path):
     assert {name for name in few if few[name] != default[name]} == {name for name in few if "black-box" in name}
 
 
+CHECKPOINTED = 'use = "small-cnn"\ncheckpoint = "net.safetensors"'
+
+
+def test_what_is_scored_elsewhere_may_not_stop_and_needs_a_surrogate(tmp_path):
+    entry = attack("pgd", '["white-box", "transfer"]', "stop_on_success = true")
+    with pytest.raises(SuiteError) as caught:
+        load_suite(suite(tmp_path, entry, model=CHECKPOINTED))
+    found = "\n".join(caught.value.problems)
+    assert "attacks[0].stop_on_success: transfer examples are scored on other pipelines than they are made on" in found
+    assert "attacks[0].access: transfer needs a surrogate trained from another seed" in found
+
+
+def test_a_transfer_attack_sees_the_same_design_from_another_seed(tmp_path):
+    blurred = '[[defenses]]\nuse = "autoencoder"\nparams = { epochs = 1, width = 2 }\n'
+    path = suite(tmp_path, blurred, attack("pgd", '["transfer", "white-box"]', "params = { steps = 5 }"))
+    results, watch = go(path, tmp_path, limit=60)
+    assert not results.failed
+    assert len(watch.made("train")) == 2
+    assert len(watch.made("fit")) == 2
+    for defense in ("none", "autoencoder"):
+        ((transfer,), (white,)) = (
+            results.select(f"*/{defense}/pgd/{access}/*") for access in ("transfer", "white-box")
+        )
+        assert transfer.passes["attack"] == white.passes["attack"]  # the same design costs the same
+        made, own = transfer.facts["attack"]["made_on"], white.facts["attack"]["made_on"]
+        assert white.facts["model"]["key"] == own["model"] != made["model"]
+        assert [stage["key"] for stage in white.facts["defense"]] == own["stages"]
+        assert len(made["stages"]) == len(own["stages"])
+        assert not set(made["stages"]) & set(own["stages"]) or defense == "none"
+        assert results.arrays(transfer)["distance"].tolist() != results.arrays(white)["distance"].tolist()
+        assert transfer.outcomes.hits >= white.outcomes.hits
+    _, watch = go(path, tmp_path, limit=60)
+    assert watch.stages == []
+
+
 # What a target gives ----------------------------------------------------------------------------------------------
 
 

@@ -29,6 +29,47 @@ def aubench_attacks() -> Iterator[AttackSpec]:
         norms=("linf", "l2"),
         reference="Madry et al. 2018, arXiv:1706.06083",
     )
+    yield AttackSpec(
+        name="apgd",
+        factory=f"{_HERE}.attacks.apgd:APGD",
+        summary="Auto-PGD: momentum, a step size that halves itself, and a choice of losses.",
+        norms=("linf", "l2"),
+        reference="Croce and Hein 2020, arXiv:2003.01690",
+    )
+    yield AttackSpec(
+        name="ddn",
+        factory=f"{_HERE}.attacks.ddn:DDN",
+        summary="Decoupled direction and norm: the nearest adversarial point in L2.",
+        norms=("l2",),
+        search="minimum-norm",
+        reference="Rony et al. 2019, arXiv:1811.09600",
+    )
+    yield AttackSpec(
+        name="square",
+        factory=f"{_HERE}.attacks.square:Square",
+        summary="Random search with squares that shrink, on scores alone.",
+        norms=("linf", "l2"),
+        needs="scores",
+        linear_optimum=False,
+        reference="Andriushchenko et al. 2020, arXiv:1912.00049",
+    )
+    yield AttackSpec(
+        name="strong",
+        factory=f"{_HERE}.attacks.strong:Strong",
+        summary="A cascade of APGD with several losses and targets, and Square: as strong as it gets here.",
+        norms=("linf", "l2"),
+        strong=True,
+        cascade=True,
+        reference="after Croce and Hein 2020, arXiv:2003.01690",
+    )
+    yield AttackSpec(
+        name="noise",
+        factory=f"{_HERE}.attacks.noise:Noise",
+        summary="The best of a few random points at distance eps: the floor.",
+        norms=("linf", "l2"),
+        needs="scores",
+        linear_optimum=False,
+    )
 
 
 @hookimpl

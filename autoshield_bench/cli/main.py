@@ -1,7 +1,7 @@
 """``aubench``: parse, hand over, and turn expected errors into one line and an exit code.
 
-Exit codes: 0 all well; 1 finished, but cells failed; 2 bad suite, parameter or usage, nothing ran; 3 store, data or
-environment; 130 and 143 interrupted by Ctrl-C and SIGTERM.
+Exit codes: 0 all well; 1 finished, but cells failed or a regression was found; 2 bad suite, parameter or usage, nothing
+ran; 3 store, data or environment; 130 and 143 interrupted by Ctrl-C and SIGTERM.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from autoshield_bench.cli import data, export, new, plan, plugins, run, show, suites
+from autoshield_bench.cli import compare, data, export, new, plan, plugins, run, show, suites
 from autoshield_bench.errors import AubenchError, SuiteError
 from autoshield_bench.reporting.text import visible
 from autoshield_bench.version import __version__
 
-COMMANDS = (run, plan, show, export, suites, plugins, new, data)
+COMMANDS = (run, plan, show, compare, export, suites, plugins, new, data)
 
 EXIT_CODES = """\
 exit codes:
   0    all well
-  1    finished, but cells failed
+  1    finished, but cells failed, or `compare --fail-on` found what it looks for
   2    bad suite, parameter or usage; nothing ran
   3    store, data or environment
   130  interrupted (Ctrl-C); finished cells stay

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from autoshield_bench.cli.warnings import warn
 
 if TYPE_CHECKING:
     from autoshield_bench.registry import Loading
+    from autoshield_bench.testing.outcome import Outcome
 
 NAME = "plugins"
 
@@ -111,9 +114,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     for outcome in isolated_checks(plugin.kind, use, params=params, files=files, timeout=arguments.timeout):
         outcomes.append(outcome)
         if not arguments.json:
-            text = f"  {outcome.verdict:<10}  {outcome.check:<24}  {outcome.message}".rstrip()
-            sys.stdout.write("".join(each if each.isprintable() else " " for each in text) + "\n")
-            sys.stdout.flush()
+            _print_outcome(outcome)
     count = {
         verdict: sum(each.verdict == verdict for each in outcomes) for verdict in ("passed", "failed", "not judged")
     }
@@ -131,6 +132,19 @@ def run_check(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.write(", ".join(f"{number} {verdict}" for verdict, number in count.items()) + "\n")
     return 1 if count["failed"] else 0
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    lines = [f"  {outcome.verdict:<10}  {outcome.check:<24}  {outcome.message}".rstrip()]
+    if outcome.remedy:
+        indent = 14 * " "  # under the name of the check
+        text = f"{indent}what to do: {outcome.remedy}"
+        # Redirected output is read by programs: fold only to the width of a terminal that is there.
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(text)
+        lines += textwrap.wrap(text, max(width, 40), subsequent_indent=indent, break_on_hyphens=False)
+    for line in lines:
+        sys.stdout.write("".join(each if each.isprintable() else " " for each in line) + "\n")
+    sys.stdout.flush()
 
 
 def _print_loadings(loadings: Sequence[Loading]) -> None:

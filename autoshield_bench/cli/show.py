@@ -46,7 +46,9 @@ def add_print_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cost", action="store_true", help="add passes per component and timings per cell (csv: print these alone)"
     )
-    parser.add_argument("--width", type=_width, metavar="N", help="columns of the table (default: the terminal's)")
+    parser.add_argument(
+        "--width", type=width_option, metavar="N", help="columns of the table (default: the terminal's)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,7 +108,7 @@ def _print_table(results: ResultSet, args: argparse.Namespace) -> None:
     from autoshield_bench.reporting.cost import read_timings
     from autoshield_bench.reporting.tables import is_sweep
 
-    console = terminal.console_for(sys.stdout, args.width or _default_width())
+    console = terminal.console_for(sys.stdout, args.width or default_width())
     if is_sweep(results, args.view):
         terminal.print_sweeps(results, console)
     else:
@@ -130,14 +132,16 @@ def _text(results: ResultSet, args: argparse.Namespace) -> str:
     return tables.markup_text(results, "html" if args.format == "html-table" else args.format, grids)
 
 
-def _default_width() -> int | None:
+def default_width() -> int | None:
+    """Return the columns of a table: None for the terminal's own, else ``COLUMNS``, else ``WIDTH``."""
     if sys.stdout.isatty():
         return None
     columns = os.environ.get("COLUMNS", "")
     return int(columns) if columns.isascii() and columns.isdigit() and 40 <= int(columns) <= 10_000 else WIDTH
 
 
-def _width(text: str) -> int:
+def width_option(text: str) -> int:
+    """Return the value of ``--width``. Raises ArgumentTypeError where it is none."""
     if not text.isascii() or not text.isdigit() or not 40 <= int(text[:6]) <= 10_000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of columns from 40 to 10000")
     return int(text)

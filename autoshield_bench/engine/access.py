@@ -1,8 +1,9 @@
 """What an attack may see: a target holds the pipeline that its access level permits, and nothing else.
 
 A gray-box target is built on the bare classifier, so the defense is not reachable from it; a white-box or black-box
-target is built on the whole defended pipeline. An attack that declares to need scores or labels gets a target without
-gradients, and under black-box access one that counts queries. Nothing here is enforced by a label.
+target is built on the whole defended pipeline, and a transfer target on a surrogate of it. An attack that declares to
+need scores or labels gets a target without gradients, and under black-box access one that counts queries. Nothing here
+is enforced by a label.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from autoshield_bench.contracts import (
     Norm,
     ThreatModel,
 )
-from autoshield_bench.engine.pipeline import FittedStage, Pipeline
+from autoshield_bench.engine.pipeline import Pipeline
 from autoshield_bench.engine.queries import QueryLog
 from autoshield_bench.errors import AccessError, BudgetSpent, CellError
 from autoshield_bench.seeding import ImageRandom
@@ -37,6 +38,9 @@ class _PipelineTarget:
         self._rng = rng
         self._classes = classes
         self._samples = draws if pipeline.stochastic else 1
+        self._rows = torch.arange(len(rng))
+        self.spent = torch.zeros(len(rng), dtype=torch.int64)
+        """Passes through the pipeline per image, forward and backward, of this target and its selections."""
         # Shared with selections, so that draws stay fresh when an attack selects in every step.
         self._calls = [0]
 
@@ -50,7 +54,11 @@ class _PipelineTarget:
         chosen = type(self).__new__(type(self))
         chosen.__dict__.update(self.__dict__)
         chosen._rng = self._rng.select(rows)
+        chosen._rows = self._rows[rows.cpu()]
         return chosen
+
+    def _spend(self, passes: int) -> None:
+        self.spent.index_add_(0, self._rows, torch.full_like(self._rows, passes))
 
     def _fresh_draws(self) -> list[ImageRandom]:
         self._calls[0] += 1
@@ -66,7 +74,11 @@ class GradientTarget(_PipelineTarget):
     def logits(self, x: Tensor) -> Tensor:
         """Return logits, averaged over draws where the pipeline is stochastic; differentiable."""
         draws = [self._pipeline(x, rng).logits for rng in self._fresh_draws()]
-        return draws[0] if len(draws) == 1 else torch.stack(draws).mean(0)
+        logits = draws[0] if len(draws) == 1 else torch.stack(draws).mean(0)
+        self._spend(self._samples)
+        if logits.requires_grad:
+            logits.register_hook(lambda _gradient: self._spend(self._samples))  # type: ignore[no-untyped-call]
+        return logits
 
     def labels(self, x: Tensor) -> Tensor:
         """Return the class of the highest logit."""
@@ -86,6 +98,7 @@ class GradientTarget(_PipelineTarget):
                 (gradient,) = torch.autograd.grad(losses.sum(), point)
             drawn = [losses.detach(), gradient, logits.detach()]
             sums = [total + value for total, value in zip(sums, drawn, strict=True)] if sums else drawn
+        self._spend(2 * self._samples)
         if self._samples > 1:
             sums = [total / self._samples for total in sums]
         return LossGradient(*sums)
@@ -99,7 +112,6 @@ class QueryTarget(_PipelineTarget):
         super().__init__(pipeline, rng, classes=classes, draws=1)
         self._needs = needs
         self.log = log
-        self._rows = torch.arange(log.images)
 
     def logits(self, x: Tensor) -> Tensor:
         """Return logits without gradients. Raises AccessError where the attack declared to need labels alone."""
@@ -117,16 +129,11 @@ class QueryTarget(_PipelineTarget):
             f"the attack declares needs={self._needs!r} and asked for a gradient; declare needs='gradients'"
         )
 
-    def select(self, rows: Tensor) -> QueryTarget:
-        """Return the target for some of the images."""
-        chosen: QueryTarget = super().select(rows)
-        chosen._rows = self._rows[rows.cpu()]
-        return chosen
-
     def _ask(self, x: Tensor) -> Tensor:
         if len(x) != len(self._rows):
             raise CellError(f"asked about {len(x)} images where the target is for {len(self._rows)}; use select()")
         self.log.charge(self._rows)
+        self._spend(1)
         point = x.detach()
         with torch.no_grad():
             logits = self._pipeline(point, self._fresh_draws()[0]).logits
@@ -163,11 +170,6 @@ def attempt(attack: Attack, request: AttackRequest) -> Tensor:
         return attack.run(request)
     except BudgetSpent as spent:
         return spent.best
-
-
-def seen_stages(access: Access, stages: Sequence[FittedStage]) -> Sequence[FittedStage]:
-    """Return the stages of the defense that an attack at this access level may look through."""
-    return () if access == "gray-box" else stages
 
 
 def searched(spec: AttackSpec, threat: ThreatModel, image_shape: Sequence[int]) -> ThreatModel:

@@ -79,18 +79,22 @@ def estimate(plan: Plan, cells: Sequence[Cell], loaded: LoadedSuite, store: Arti
 
 def _needs(cell: Cell, loaded: LoadedSuite, fitting: int) -> Iterator[tuple[str, str, str, int | None]]:
     """Yield (stage, key, title, image-passes) of everything that leads to a cell."""
-    registry, model = loaded.registry, cell.model
-    if model.trained_by_harness:
-        with speaking_for(model.use.plugin):
-            epochs = registry.make(model.use.plugin, model.use.params).recipe().epochs
-        yield "train", model.key, f"{model.use.label} (seed {model.seed})", training_passes(fitting, epochs)
-    for position, stage in enumerate(cell.stages):
-        defense = registry.make(stage.use.plugin, stage.use.params)
-        if type(defense).fit is not Defense.fit:
-            yield "fit", stage.key, f"{stage.component} (seed {cell.id.seed})", fit_passes(defense, position, fitting)
-    if cell.attack is not None:
-        attack = cell.attack
-        components = 1 if attack.access == "gray-box" else 1 + len(cell.stages)
+    registry, attack = loaded.registry, cell.attack
+    networks = [(cell.model, cell.stages)]
+    if attack is not None and attack.access == "transfer":
+        networks.append((attack.model, attack.seen))
+    for model, stages in networks:
+        if model.trained_by_harness:
+            with speaking_for(model.use.plugin):
+                epochs = registry.make(model.use.plugin, model.use.params).recipe().epochs
+            yield "train", model.key, f"{model.use.label} (seed {model.seed})", training_passes(fitting, epochs)
+        for position, stage in enumerate(stages):
+            made = registry.make(stage.use.plugin, stage.use.params)
+            if type(made).fit is not Defense.fit:
+                title = f"{stage.component} (seed {stage.seed})"
+                yield "fit", stage.key, title, fit_passes(made, position, fitting)
+    if attack is not None:
+        components = 1 + len(attack.seen)
         with speaking_for(attack.use.plugin):
             steps = registry.make(attack.use.plugin, attack.use.params).gradient_steps()
         cost = None if steps is None else 2 * steps * cell.images * components * attack.eot

@@ -30,8 +30,9 @@ class QueryLog:
     ) -> None:
         self.spent = torch.zeros(len(images), dtype=torch.int64)
         """Queries per image."""
-        self.refused = 0
-        """Calls that came after a budget was spent."""
+        self.asked_again = 0
+        """Calls about an image that had been refused before."""
+        self._refused = torch.zeros(len(images), dtype=torch.bool)
         self._clean = images.clone()
         self._labels = labels.clone()
         self._targets = None if targets is None else targets.clone()
@@ -50,11 +51,12 @@ class QueryLog:
         """Count one query for every row. Raises BudgetSpent, and counts nothing, where an image has too few left."""
         asked = torch.bincount(rows, minlength=self.images)
         if self._budget is not None:
-            over = int(((self.spent + asked > self._budget) & (asked > 0)).sum())
-            if over:
-                self.refused += 1
+            over = (self.spent + asked > self._budget) & (asked > 0)
+            if bool(over.any()):
+                self.asked_again += int(bool((over & self._refused).any()))
+                self._refused |= over
                 raise BudgetSpent(
-                    f"the budget of {self._budget} queries is spent for {over} images", self._best.clone()
+                    f"the budget of {self._budget} queries is spent for {int(over.sum())} images", self._best.clone()
                 )
         self.spent += asked
 

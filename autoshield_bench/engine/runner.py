@@ -327,17 +327,18 @@ def _facts(cell: Cell) -> dict[str, Any]:
         "metrics": {use.label: use.identity for use in cell.metrics},
     }
     if cell.attack is not None:
-        seen = () if cell.attack.access == "gray-box" else cell.stages
         facts["attack"] = {
             "identity": cell.attack.use.identity,
             "key": cell.attack.key,
-            "gradient_path": ["exact" if stage.spec.differentiable else "bpda" for stage in seen],
+            "gradient_path": ["exact" if stage.spec.differentiable else "bpda" for stage in cell.attack.seen],
             "eot": cell.attack.eot,
             "needs": cell.attack.spec.needs,
             "search": cell.attack.spec.search,
             "randomness": cell.attack.spec.randomness,
             "goal": cell.attack.goal,
             "queries": cell.attack.queries,
+            "stop_on_success": cell.attack.stop_on_success,
+            "made_on": {"model": cell.attack.model.key, "stages": [stage.key for stage in cell.attack.seen]},
         }
     return facts
 

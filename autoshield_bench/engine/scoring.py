@@ -80,7 +80,7 @@ class Scorer:
         for component, scores in seen.anomaly.items():
             samples[f"anomaly/{component}"] = scores
         if cell.attack is not None:
-            samples["distance"] = workshop.distances(cell, cell.attack)
+            samples |= workshop.per_image(cell, cell.attack)
         metrics = {
             use.label: self._metric(cell, use, clean.logits[rows], seen, images, samples) for use in cell.metrics
         }

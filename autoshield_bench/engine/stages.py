@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autoshield_bench.balls import distance
 from autoshield_bench.contracts import Attack, AttackRequest, Defense, FitRequest, Model
-from autoshield_bench.engine.access import attempt, searched, seen_stages, target_for
+from autoshield_bench.engine.access import attempt, searched, target_for
 from autoshield_bench.engine.cost import fit_passes, training_passes
 from autoshield_bench.engine.data import Data
 from autoshield_bench.engine.guard import check_adversarial, check_images, check_logits
@@ -66,13 +66,13 @@ class Workshop:
         self._failed: dict[str, str] = {}
         self._classifiers: dict[str, nn.Module] = {}
         self._fitted: dict[str, FittedStage] = {}
-        self._latest_attack: tuple[str, Tensor, Passes] | None = None
+        self._latest_attack: tuple[str, Tensor, Tensor, Passes] | None = None
 
     # -- train ---------------------------------------------------------------------------------------------------
 
-    def classifier(self, cell: Cell) -> nn.Module:
-        """Return the cell's undefended classifier, trained, frozen and on the device."""
-        model = cell.model
+    def classifier(self, cell: Cell, model: ModelPlan | None = None) -> nn.Module:
+        """Return the cell's undefended classifier, or a surrogate for it: trained, frozen and on the device."""
+        model = model or cell.model
         if model.key not in self._classifiers:
             with self._once(model.key):
                 self._classifiers[model.key] = self._make_classifier(cell, model)
@@ -121,20 +121,23 @@ class Workshop:
 
     def stages(self, cell: Cell) -> tuple[FittedStage, ...]:
         """Return the cell's defense, each stage fitted on the output of those before it."""
+        return self._fit_all(cell, cell.model, cell.stages)
+
+    def _fit_all(self, cell: Cell, model: ModelPlan, stages: Sequence[StagePlan]) -> tuple[FittedStage, ...]:
         fitted: list[FittedStage] = []
-        for stage in cell.stages:
+        for stage in stages:
             if stage.key not in self._fitted:
                 with self._once(stage.key):
-                    self._fitted[stage.key] = self._make_stage(cell, stage, tuple(fitted))
+                    self._fitted[stage.key] = self._make_stage(cell, model, stage, tuple(fitted))
             fitted.append(self._fitted[stage.key])
         return tuple(fitted)
 
-    def _make_stage(self, cell: Cell, stage: StagePlan, before: Sequence[FittedStage]) -> FittedStage:
+    def _make_stage(self, cell: Cell, model: ModelPlan, stage: StagePlan, before: Sequence[FittedStage]) -> FittedStage:
         defense: Defense = self.registry.make(stage.use.plugin, stage.use.params)
         if type(defense).fit is not Defense.fit:
             found = self._cached("fit", stage.key)
             if found is None:
-                self._fit(cell, stage, defense, before)
+                self._fit(cell, model, stage, defense, before)
                 self._save("fit", stage.key, defense.state(), {})
             else:
                 defense.load(found[0])
@@ -147,9 +150,11 @@ class Workshop:
             stochastic=stage.spec.stochastic,
         )
 
-    def _fit(self, cell: Cell, stage: StagePlan, defense: Defense, before: Sequence[FittedStage]) -> None:
+    def _fit(
+        self, cell: Cell, model: ModelPlan, stage: StagePlan, defense: Defense, before: Sequence[FittedStage]
+    ) -> None:
         (images, labels), (validation_images, validation_labels) = self.data.parts
-        seed = cell.id.seed
+        seed = stage.seed
         title = f"fit {stage.component} (seed {seed})"
         passes = fit_passes(defense, len(before), len(images))
         with (
@@ -165,7 +170,7 @@ class Workshop:
                     validation_images=validation_images.clone(),
                     validation_labels=validation_labels.clone(),
                     upstream=_upstream(before, seed),
-                    classifier=copy.deepcopy(self.classifier(cell)) if stage.spec.needs_classifier else None,
+                    classifier=copy.deepcopy(self.classifier(cell, model)) if stage.spec.needs_classifier else None,
                     generator=generator("fit", seed, stage.component, "generator"),
                     device=self.device,
                     progress=lambda done, total: self._rescaled(done, total, len(images)),
@@ -183,41 +188,44 @@ class Workshop:
         A point that a minimum-norm attack found outside the cell's ball is no attack of that size: the clean image
         stands there.
         """
-        images, passes = self._crafted(cell, attack)
+        images, _spent, passes = self._crafted(cell, attack)
         if attack.spec.search == "minimum-norm":
             clean = self.data.test_images(self.data.test_subset(cell.images))
             beyond = distance(images, clean, attack.threat.norm) > attack.threat.eps
             images = torch.where(beyond.view(-1, 1, 1, 1), clean, images)
         return images, passes
 
-    def distances(self, cell: Cell, attack: AttackPlan) -> Tensor:
-        """Return how far from its image each point lies that the attack found, wherever that is: float64 ``[N]``."""
-        clean = self.data.test_images(self.data.test_subset(cell.images))
-        return distance(self._crafted(cell, attack)[0], clean, attack.threat.norm)
+    def per_image(self, cell: Cell, attack: AttackPlan) -> dict[str, Tensor]:
+        """Return per image how far away the point lies that the attack found, wherever that is, and what it spent.
 
-    def _crafted(self, cell: Cell, attack: AttackPlan) -> tuple[Tensor, Passes]:
+        ``distance`` is float64 ``[N]``; ``passes`` counts passes through the target, forward and backward.
+        """
+        clean = self.data.test_images(self.data.test_subset(cell.images))
+        images, spent, _passes = self._crafted(cell, attack)
+        return {"distance": distance(images, clean, attack.threat.norm), "passes": spent}
+
+    def _crafted(self, cell: Cell, attack: AttackPlan) -> tuple[Tensor, Tensor, Passes]:
         if self._latest_attack is None or self._latest_attack[0] != attack.key:
             found = self._cached("attack", attack.key)
             if found is None:
                 with self._once(attack.key):
-                    images, passes = self._run_attack(cell, attack)
-                self._save("attack", attack.key, {"adversarial": images}, {"passes": passes})
+                    images, spent, passes = self._run_attack(cell, attack)
+                self._save("attack", attack.key, {"adversarial": images, "spent": spent}, {"passes": passes})
             else:
-                images, passes = found[0]["adversarial"], found[1]["passes"]
-            self._latest_attack = (attack.key, images, passes)
-        return self._latest_attack[1], self._latest_attack[2]
+                images, spent, passes = found[0]["adversarial"], found[0]["spent"], found[1]["passes"]
+            self._latest_attack = (attack.key, images, spent, passes)
+        return self._latest_attack[1:]
 
-    def _run_attack(self, cell: Cell, attack: AttackPlan) -> tuple[Tensor, Passes]:
+    def _run_attack(self, cell: Cell, attack: AttackPlan) -> tuple[Tensor, Tensor, Passes]:
         runner: Attack = self.registry.make(attack.use.plugin, attack.use.params)
-        classifier = self.classifier(cell)
-        seen = seen_stages(attack.access, self.stages(cell) if attack.access != "gray-box" else ())
         counter = PassCounter()
-        pipeline = Pipeline(classifier, seen, counter)
+        seen = self._fit_all(cell, attack.model, attack.seen)
+        pipeline = Pipeline(self.classifier(cell, attack.model), seen, counter)
         subset = self.data.test_subset(cell.images)
         who = f"attack {attack.use.label!r} of {attack.use.plugin.distribution}"
         classes = self.data.info.classes
         threat = searched(attack.spec, attack.threat, self.data.info.image_shape)
-        batches = []
+        batches, spent = [], []
         with self._stage("attack", attack.title(cell.id.defense), cell, len(subset), counter):
             done = 0
             for indices in torch.split(subset, self.batch_size):
@@ -246,19 +254,24 @@ class Workshop:
                     rng=rng.child("attack"),
                     targets=targets,
                     queries=attack.queries,
+                    stop_on_success=attack.stop_on_success,
                 )
                 # What an attack draws from global state depends on its key and on the batch alone.
                 with global_seed("attack", attack.key, *indices[:1].tolist()):
                     returned = attempt(runner, request)
                 batches.append(check_adversarial(returned, clean, threat, who).cpu())
+                spent.append(target.spent)
                 done += len(indices)
                 self.progress.advance(done)
-        return torch.cat(batches), counter.to_json()
+        return torch.cat(batches), torch.cat(spent), counter.to_json()
 
     def has_networks(self, cell: Cell) -> bool:
         """Return whether the cell needs no training: its networks are in memory, in the cache, or need none."""
-        trained = self._store.has("train", cell.model.key) or cell.model.key in self._classifiers
-        return trained and all(stage.key in self._fitted for stage in cell.stages)
+        models, stages = [cell.model], list(cell.stages)
+        if cell.attack is not None:
+            models, stages = [*models, cell.attack.model], [*stages, *cell.attack.seen]
+        trained = all(self._store.has("train", model.key) or model.key in self._classifiers for model in models)
+        return trained and all(stage.key in self._fitted for stage in stages)
 
     # -- artifacts -----------------------------------------------------------------------------------------------
 

@@ -163,6 +163,8 @@ def explanations(boards: Sequence[Leaderboard], *, gap: bool = True) -> Iterator
         )
     if "gray-box" in access:
         yield "gray-box (oblivious): the attack sees the undefended classifier only, not the defense."
+    if "transfer" in access:
+        yield "transfer: the attack sees a surrogate of the defended pipeline, the same design from another seed."
     if "black-box" in access:
         yield "black-box: the attack sees scores or labels of the defended pipeline, within a query budget."
     if "white-box" in access:

@@ -16,7 +16,7 @@ A metric's class has one more fixture, ``known_answers``: inputs whose values ar
 For everything installed, ``pytest --pyargs autoshield_bench.testing.installed``; without pytest,
 ``aubench plugins check mine`` on the console, or ``run_checks(Subject.of(Mine(), spec))`` from Python. All of them run
 the same functions, one per property: ``attack_checks``, ``defense_checks``, ``metric_checks``, ``dataset_checks`` and
-``model_checks``. docs/contract-kit.md lists them, each with a mistake that it catches.
+``model_checks``. docs/contract-kit.md has a section for each: meaning, a mistake that it catches, what to do.
 """
 
 from __future__ import annotations

@@ -68,6 +68,8 @@ class _Sealed:
     "public-target",
     meaning="The attack asks its target through classes, logits, labels, loss_gradient and select alone.",
     catches="target._pipeline.classifier: past the access level, and past the count of passes.",
+    remedy="Replace what reaches inside by the methods of `request.target`, and tests of its type or its attributes "
+    "by what the spec declares in `needs`. A library that wants an `nn.Module` is handed `TargetModule(request)`.",
 )
 def public_target(subject: Subject, world: World) -> None:
     """Check that a target without private parts gives the same result."""
@@ -90,6 +92,9 @@ def public_target(subject: Subject, world: World) -> None:
     "randomised-target",
     meaning="It runs against a randomised pipeline, and calls select() before it asks about some of its images.",
     catches="target.logits(x[active]) on a smaller batch than the one the target was made for.",
+    remedy="Where a step looks at some of the images, call `request.target.select(rows)` and "
+    "`request.rng.select(rows)` first and ask those; `rows` may name an image more than once, for several points of "
+    "it. `TargetModule(request)` does this for a wrapped library that cuts a batch down.",
 )
 def randomised_target(subject: Subject, world: World) -> None:
     """Check a run against a pipeline that draws noise per image."""
@@ -108,6 +113,9 @@ def randomised_target(subject: Subject, world: World) -> None:
     "declared-access",
     meaning="It asks its target for what it declares to need and for nothing more.",
     catches="Declared needs='labels', and a loss of the logits underneath.",
+    remedy='Ask with `request.target.labels(x)` under `needs="labels"`, and with `request.target.logits(x)` under '
+    '`needs="scores"`. Where the method does use more, declare that in the spec: `needs="gradients"` is right for '
+    "one that calls `loss_gradient`, and is not run under black-box access.",
 )
 def declared_access(subject: Subject, world: World) -> None:
     """Check that nothing is asked for that the declaration does not cover."""
@@ -124,8 +132,11 @@ def declared_access(subject: Subject, world: World) -> None:
 @check(
     "attack",
     "query-budget",
-    meaning="When the query budget is spent it stops: BudgetSpent passes through, or is caught once to return a point.",
+    meaning="When an image's query budget is spent it asks no more about it: BudgetSpent passes through, or is caught "
+    "once for that image.",
     catches="A bare `except Exception` around the query, in a loop that asks again.",
+    remedy="Let `BudgetSpent` leave `run`, or in a loop over single images take the image's row of its `best`. Narrow "
+    "the `except` around a query to the errors that it is meant for, and read `request.queries` to plan ahead.",
 )
 def query_budget(subject: Subject, world: World) -> None:
     """Check a run whose budget ends early."""
@@ -136,8 +147,8 @@ def query_budget(subject: Subject, world: World) -> None:
         log = cast("QueryTarget", request.target).log
         adversarial(subject, request)
         require(
-            log.refused <= 1,
-            f"{norm}: asked {log.refused - 1} more times after the budget of {FEW_QUERIES} queries per image was spent",
+            log.asked_again == 0,
+            f"{norm}: asked {log.asked_again} more times about images whose {FEW_QUERIES} queries were spent",
         )
 
 
@@ -150,6 +161,10 @@ def query_budget(subject: Subject, world: World) -> None:
     meaning="It raises the margin of a confident classifier more than random noise of the full size does; "
     "a minimum-norm attack finds nearer points than noise of growing size.",
     catches="Gradients under a fixed threshold count as zero, so confident images are never moved.",
+    remedy="Ascend a loss that is higher where the classifier is more wrong, and step along `gradient.sign()` for "
+    "linf and along `gradient / norm` of each image for l2, so that a small gradient counts in full. The default "
+    "parameters must be strong enough: steps that add up to at least eps, and no need of more than "
+    f"{STRENGTH_QUERIES:,} queries per image without gradients.",
 )
 def stronger_than_noise(subject: Subject, world: World) -> None:
     """Check the mean gain in margin, or the median distance, against that of random noise."""
@@ -205,6 +220,9 @@ def _distances(model: nn.Module, clean: Tensor, labels: Tensor, points: Tensor, 
     meaning=f"On a linear model of two classes it reaches {LINEAR_SHARE:.0%} of the gain that theory allows; a "
     "minimum-norm attack comes as near to the shortest distance.",
     catches="Half a step: eps is taken for the width of the ball instead of its radius.",
+    remedy="Take eps as a radius, let the steps add up to at least eps, step along `gradient.sign()` for linf and "
+    "along `gradient / norm` for l2, and bisect to the boundary in a minimum-norm attack. Where the method cannot "
+    "promise the optimum, as a random search cannot, declare `linear_optimum=False`.",
 )
 def linear_optimum(subject: Subject, world: World) -> None:
     """Check the gain in margin, or the distance, against the closed form from the dual norm of the weights."""
@@ -249,6 +267,9 @@ def _shortest(found: Tensor, optimum: Tensor, margin: Tensor, norm: Norm) -> Non
     "targeted-goal",
     meaning="Given targets, it raises their margin, and more so than without them.",
     catches="request.targets is never read: the attack goes for any wrong class.",
+    remedy="Where `request.targets` is not None, descend the cross-entropy to `request.targets`, or ascend the "
+    "margin of that class, in place of ascending the loss of the true one. An attack that has no such mode declares "
+    "`targeted=False`.",
 )
 def targeted_goal(subject: Subject, world: World) -> None:
     """Check the mean gain in the target's margin with targets against that without."""

@@ -8,8 +8,10 @@ from autoshield_bench.testing import (  # noqa: F401 - imported for the checks t
     attack_strength_checks,
     dataset_checks,
     defense_checks,
+    defense_invariance_checks,
     defense_learning_checks,
     metric_checks,
+    metric_invariance_checks,
     metric_pair_checks,
     model_checks,
 )

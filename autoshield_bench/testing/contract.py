@@ -28,7 +28,8 @@ def judge(check: Check, subject: Subject, world: World, known_failures: Mapping[
     if outcome.verdict == "failed":
         if known is not None:
             pytest.xfail(f"{known} ({outcome.message})")
-        raise ContractViolation(f"{check.name}: {outcome.message}\n(the rule: {check.meaning})") from None
+        explained = f"(the rule: {check.meaning})\n(what to do: {outcome.remedy})"
+        raise ContractViolation(f"{check.name}: {outcome.message}\n{explained}") from None
     if known is not None:
         pytest.fail(
             f"{check.name} is {outcome.verdict}, and known_failures expects it to fail ({known}); remove it there",

@@ -59,6 +59,8 @@ def _offline() -> Iterator[None]:
     "info",
     meaning="info() gives positive sizes, three of them for an image, and at least two classes, without reading data.",
     catches="image_shape as (height, width) without channels.",
+    remedy="Return `DatasetInfo(image_shape=(channels, height, width), ...)` with plain Python integers: grey images "
+    "of 28 x 28 pixels have `(1, 28, 28)`.",
 )
 def info(subject: Subject, _world: World) -> None:
     """Check the numbers of ``info``."""
@@ -74,6 +76,9 @@ def info(subject: Subject, _world: World) -> None:
     "splits",
     meaning="Both splits have the shapes and sizes of info(), int64 labels, and uint8 or float32 images in [0, 1].",
     catches="Images as [N, H, W], or as float64.",
+    remedy="Add the missing dimension with `images[:, None]`, or bring channels forward with `images.transpose(0, 3, "
+    '1, 2)`; leave images uint8 or write `(images / 255).astype("float32")`, and `labels.astype("int64")`. Where it '
+    "is the number of images that differs, mend `info()`.",
 )
 def splits(subject: Subject, _world: World) -> None:
     """Check shapes, types and ranges."""
@@ -97,6 +102,9 @@ def splits(subject: Subject, _world: World) -> None:
     "labels",
     meaning="Labels run from 0 to classes - 1, and every class occurs in both splits.",
     catches="Labels that begin at 1.",
+    remedy="Map the labels of the file to consecutive numbers, the same map for both splits: "
+    "`numpy.searchsorted(names, labels)` with `names` the sorted labels. If the message names missing classes, mend "
+    "`classes` in `info()`, or the split.",
 )
 def labels(subject: Subject, _world: World) -> None:
     """Check which labels occur."""
@@ -114,6 +122,8 @@ def labels(subject: Subject, _world: World) -> None:
     "repeatable",
     meaning="Loading a split again gives the same bytes in the same order, whatever was done to the first copy.",
     catches="A cache that hands out its own array, or a shuffle without a seed.",
+    remedy="Return `images.copy()` and `labels.copy()` from a cache, or close the arrays with "
+    "`setflags(write=False)`. Sort what a directory lists, and shuffle with a fixed seed if at all.",
 )
 def repeatable(subject: Subject, _world: World) -> None:
     """Check two loads, the first of which is scribbled on."""
@@ -135,6 +145,8 @@ def repeatable(subject: Subject, _world: World) -> None:
     "disjoint",
     meaning=f"At most {SHARED:.0%} of the test images are also training images.",
     catches="Both splits are read from one file.",
+    remedy="Read each split from files of its own, or cut one array by index so that no image stands in both. Where "
+    "the published splits themselves share images, put the check into `known_failures` with their number.",
 )
 def disjoint(subject: Subject, _world: World) -> None:
     """Check for training images in the test split."""
@@ -150,6 +162,8 @@ def disjoint(subject: Subject, _world: World) -> None:
     "fingerprint",
     meaning="fingerprint() is a non-empty text, and the same from another instance.",
     catches="A hash of the path, or of the time.",
+    remedy="Hash the content with `hashlib.sha256`, over the bytes of files or arrays in a fixed order. Leave out "
+    "paths, times and the built-in `hash()`, which gives other values in the next process.",
 )
 def fingerprint(subject: Subject, _world: World) -> None:
     """Check the fingerprint of two instances."""

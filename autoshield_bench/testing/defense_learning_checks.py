@@ -43,6 +43,10 @@ Function = Callable[[Tensor], Tensor]
     "differentiable",
     meaning="A stage declared differentiable has finite gradients that agree with float64 finite differences.",
     catches="round() or .detach() inside: the gradient is zero or missing, and a white-box attack sees nothing.",
+    remedy="Declare `differentiable=False` for a stage that rounds, compares, leaves torch or cuts much with "
+    "`clip_to_range`: white-box attacks then go backward through `surrogate`, which is also the place for a "
+    "straight-through estimate. Otherwise remove `detach`, `no_grad` and `.data`, and keep roots and divisions away "
+    "from zero.",
 )
 def differentiable(subject: Subject, world: World) -> None:
     """Check the gradients of each stage against finite differences along random directions."""
@@ -61,6 +65,9 @@ def differentiable(subject: Subject, world: World) -> None:
     "surrogate",
     meaning="A stage declared not differentiable has a surrogate of the same shape with a useful gradient.",
     catches="A surrogate that is itself cut off from its input, so that BPDA attacks get no gradient.",
+    remedy="Compute `surrogate` from its argument in torch, without `detach`, rounding or `no_grad`, and return the "
+    "shape that came in. Without an override it is the identity, which passes and suits a stage that changes images "
+    "little.",
 )
 def surrogate(subject: Subject, world: World) -> None:
     """Check shape and gradient of each surrogate."""
@@ -159,7 +166,10 @@ def _inner(world: World) -> Tensor:
     "defense",
     "state-round-trip",
     meaning="A fresh instance that is given the saved state gives the same logits.",
-    catches="A threshold learnt in fit that state() forgets, or weights drawn in __post_init__ without a seed.",
+    catches="A threshold learnt in fit that state() forgets, or weights drawn in `__post_init__` without a seed.",
+    remedy="Let `state()` return every tensor that `fit` sets, a number as `torch.tensor(value)` and the weights of "
+    "networks included, and let `load` set all of them. What is drawn when the instance is made, in `__post_init__` "
+    "or in a default, needs a fixed seed.",
 )
 def state_round_trip(subject: Subject, world: World) -> None:
     """Check logits before and after saving and loading every stage."""
@@ -193,6 +203,8 @@ def state_round_trip(subject: Subject, world: World) -> None:
     "fit-seeded",
     meaning="Fitting twice with the same seed gives the same logits.",
     catches="numpy.random.default_rng() without a seed, in fit.",
+    remedy="Draw from `request.generator`, or from the global generator of torch, which the host seeds before `fit`. "
+    "A generator of numpy takes its seed from there: `numpy.random.default_rng(request.generator.initial_seed())`.",
 )
 def fit_seeded(subject: Subject, world: World) -> None:
     """Check two fits with one seed."""
@@ -207,6 +219,8 @@ def fit_seeded(subject: Subject, world: World) -> None:
     "fit-reads-no-data",
     meaning="fit learns from what it is handed: it loads no data set and opens nothing in the data directory.",
     catches="fit loads the test images to choose a threshold.",
+    remedy="Fit on `request.images` and `request.labels`, and choose thresholds on `request.validation_images`. "
+    "Weights that come with the plugin lie in its own package, not in the data directory.",
 )
 def fit_reads_no_data(subject: Subject, world: World) -> None:
     """Check what is loaded and opened while fitting."""

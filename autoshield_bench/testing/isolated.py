@@ -35,6 +35,20 @@ FLOOD_BYTES = 16 * 2**20
 START_S = 120.0
 """Seconds that a process may take to start, on top of the time limit: torch is slow to import from a cold disk."""
 
+QUIET_REMEDY = (
+    "Remove prints and progress bars, and switch off those of a wrapped library, such as with `verbose=False`; `fit` "
+    "reports with `request.progress(done, total)`."
+)
+"""What to do about ``quiet``, and about a plugin that was ended for its printing."""
+_SLOW_REMEDY = (
+    "Give a slow plugin more seconds with `--timeout`, or less to do with `--params`; where neither helps, look for a "
+    "loop without an end."
+)
+_ENDED_REMEDY = (
+    "Raise an exception where the plugin cannot go on, in place of `os._exit`. Where compiled code crashes, run the "
+    "check under pytest, which shows the line."
+)
+
 
 @dataclass
 class _Worker:
@@ -113,7 +127,7 @@ def isolated_checks(
             worker.end()
     if loud[0] > LOUD_BYTES:
         message = f"printed {loud[0]:,} bytes during {loud[1]!r}; a plugin is silent, and reports through its results"
-        yield Outcome(check=QUIET, verdict="failed", message=message)
+        yield Outcome(check=QUIET, verdict="failed", message=message, remedy=QUIET_REMEDY)
     else:
         yield Outcome(check=QUIET, verdict="passed")
 
@@ -127,17 +141,17 @@ def _watch(worker: _Worker, timeout: float) -> Iterator[tuple[Outcome | None, in
     while True:
         event = worker.next_event(0.1)
         elapsed, printed = time.monotonic() - began, worker.printed_bytes() - printed_before
-        verdict = ""
+        verdict = remedy = ""
         if event is None:
             if printed > FLOOD_BYTES:
-                verdict = f"printed more than {FLOOD_BYTES:,} bytes and was ended"
+                verdict, remedy = f"printed more than {FLOOD_BYTES:,} bytes and was ended", QUIET_REMEDY
             elif elapsed > timeout + (0 if current else START_S):
-                verdict = f"did not end within {timeout:g} s"
+                verdict, remedy = f"did not end within {timeout:g} s", _SLOW_REMEDY
         elif not event:
             status = worker.process.wait()
             how = f"was ended by signal {-status}" if status < 0 else f"ended the process with status {status}"
             said = worker.last_line()
-            verdict = how + (f"; it last said: {said}" if said else "")
+            verdict, remedy = how + (f"; it last said: {said}" if said else ""), _ENDED_REMEDY
         elif event["event"] == "begin":
             current, began, printed_before = event["check"], time.monotonic(), worker.printed_bytes()
         elif event["event"] == "end":
@@ -149,8 +163,14 @@ def _watch(worker: _Worker, timeout: float) -> Iterator[tuple[Outcome | None, in
             yield None, printed
             return
         if verdict:
-            message = f"the plugin {verdict}"
-            yield Outcome(check=current or LOAD, verdict="failed", message=message, seconds=elapsed), printed
+            outcome = Outcome(
+                check=current or LOAD,
+                verdict="failed",
+                message=f"the plugin {verdict}",
+                remedy=remedy,
+                seconds=elapsed,
+            )
+            yield outcome, printed
             return
 
 
@@ -179,4 +199,4 @@ def _start(request: Mapping[str, Any]) -> _Worker:
 
 
 def _outcome(event: Mapping[str, Any]) -> Outcome:
-    return Outcome(check=event["check"], verdict=event["verdict"], message=event["message"], seconds=event["seconds"])
+    return Outcome(**{key: event[key] for key in ("check", "verdict", "message", "remedy", "seconds")})

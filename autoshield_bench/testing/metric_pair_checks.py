@@ -19,6 +19,8 @@ from autoshield_bench.testing.world import World
     "identical-best",
     meaning="Identical images score at the extreme: no image a little different scores beyond them.",
     catches="An offset inside the absolute value, which puts the optimum beside the clean image.",
+    remedy="Prepare both images in the same way, and add offsets and constants outside the absolute value or the "
+    "square. Where identical images have no value, say so with `MetricValues(values=values, defined=error > 0)`.",
 )
 def identical_best(subject: Subject, world: World) -> None:
     """Check identical images against images a little different."""
@@ -48,11 +50,16 @@ def identical_best(subject: Subject, world: World) -> None:
     "monotone",
     meaning="Under growing noise the mean value moves one way only.",
     catches="Differences are taken modulo the range, or saturate and turn around.",
+    remedy="Compute differences in floating point, where they do not wrap around as uint8 does, and let nothing "
+    "saturate before the largest change. A measure for which more noise is not worse by design declares "
+    "`monotone=False`.",
 )
 def monotone(subject: Subject, world: World) -> None:
     """Check the mean over images at six levels of noise, in either direction."""
     if metric_spec(subject).looks_at != "pair":
         raise NotJudged("it does not compare images")
+    if not metric_spec(subject).monotone:
+        raise NotJudged("it does not declare that it moves one way under growing noise")
     metric = make(subject)
     means = [defined_mean(metric, inputs) for inputs in growing(subject, world)]
     rising = all(a <= b for a, b in itertools.pairwise(means))

@@ -10,7 +10,7 @@ from autoshield_bench.engine.pipeline import frozen
 from autoshield_bench.engine.training import train_classifier
 from autoshield_bench.seeding import generator, global_seed
 from autoshield_bench.testing.checks import check
-from autoshield_bench.testing.outcome import ContractViolation, NotJudged, require
+from autoshield_bench.testing.outcome import ContractViolation, NotJudged, must_not_raise, require
 from autoshield_bench.testing.subject import Subject
 from autoshield_bench.testing.world import IMAGES, SHAPE, World
 
@@ -40,19 +40,22 @@ def _logits(network: nn.Module, images: Tensor, classes: int) -> Tensor:
     "logits",
     meaning="For any image shape and number of classes, the network returns finite float32 logits [N, classes].",
     catches="28 x 28 pixels written into the first linear layer.",
+    remedy="Size the first linear layer from `image_shape` and the last from `classes`, or pool to a fixed size with "
+    "`nn.AdaptiveAvgPool2d`; return one float32 tensor and no tuple. A model whose weights exist for one shape alone "
+    "declares `trained=True` and raises for any other in `build`.",
 )
 def logits(subject: Subject, world: World) -> None:
     """Check the output for two image shapes."""
     trained = isinstance(subject.spec, ModelSpec) and subject.spec.trained
     source = torch.Generator().manual_seed(37)
     for shape, classes in ((SHAPE, world.classes), (OTHER_SHAPE, OTHER_CLASSES)):
-        try:
-            network = _built(subject, shape, classes)
-        except Exception:
-            if trained:
-                continue  # weights that exist for one shape alone
-            raise
-        with torch.no_grad():
+        with must_not_raise(f"{shape}: it"), torch.no_grad():
+            try:
+                network = _built(subject, shape, classes)
+            except Exception:
+                if trained:
+                    continue  # weights that exist for one shape alone
+                raise
             returned: object = frozen(network)(torch.rand((3, *shape), generator=source))
         if not isinstance(returned, Tensor):
             raise ContractViolation(f"{shape}: returned {type(returned).__name__} where logits belong")
@@ -66,6 +69,8 @@ def logits(subject: Subject, world: World) -> None:
     "not-probabilities",
     meaning="The network returns logits, not probabilities.",
     catches="A softmax at the end: training and attacks then take a second one.",
+    remedy="Remove the softmax or the sigmoid at the end, so that the network of `build` returns what went into it. "
+    "Of a library's network that has one inside, return the logarithm of the output: `(p + 1e-12).log()`.",
 )
 def not_probabilities(subject: Subject, world: World) -> None:
     """Check that rows are not distributions."""
@@ -79,6 +84,8 @@ def not_probabilities(subject: Subject, world: World) -> None:
     "batch-invariant",
     meaning=f"In evaluation mode an image's logits do not depend on the batch, to {TOLERANCE:g}.",
     catches="Batch normalisation without running statistics.",
+    remedy="Leave `track_running_stats=True` in batch normalisation, or take `nn.GroupNorm`. Normalise the input by "
+    "constants, not by the mean of the batch.",
 )
 def batch_invariant(subject: Subject, world: World) -> None:
     """Check images one by one against all at once."""
@@ -94,6 +101,8 @@ def batch_invariant(subject: Subject, world: World) -> None:
     "build-seeded",
     meaning="Under one global seed two builds have the same weights, and they share none of them.",
     catches="Weights from numpy's unseeded generator, or a network kept at module level.",
+    remedy="Draw weights from the global state of torch, which the host seeds before `build`, not from "
+    "`numpy.random.default_rng()`. Make every layer anew in each call of `build`.",
 )
 def build_seeded(subject: Subject, _world: World) -> None:
     """Check two builds."""
@@ -112,6 +121,9 @@ def build_seeded(subject: Subject, _world: World) -> None:
     "input-gradient",
     meaning="A gradient reaches the image, finite and not zero.",
     catches="torch.no_grad() or .detach() in forward: attacks see nothing.",
+    remedy="Keep the way from the image to the logits in torch, without `no_grad`, `detach`, `.data`, rounding or "
+    "comparisons. Where the gradient is zero and not missing, look for layers that saturate, such as a sigmoid "
+    "behind large weights.",
 )
 def input_gradient(subject: Subject, world: World) -> None:
     """Check the gradient with respect to the images."""
@@ -133,6 +145,9 @@ def input_gradient(subject: Subject, world: World) -> None:
     "trainable",
     meaning="The harness's recipe lowers the loss; a model that comes trained has a fingerprint instead.",
     catches="Weights that were frozen when they were built, or kept where no optimiser finds them.",
+    remedy="Keep weights as `nn.Parameter` in registered layers (`nn.ModuleList`, not a list), with `requires_grad` "
+    "as it is, and give `Recipe` a learning rate at which the loss falls. A model that brings its weights declares "
+    "`trained=True` and returns their hash from `fingerprint()`.",
 )
 def trainable(subject: Subject, world: World) -> None:
     """Check the training loss before and after a few steps."""
@@ -163,6 +178,8 @@ def trainable(subject: Subject, world: World) -> None:
     "state-round-trip",
     meaning="A second build that loads the state of the first gives the same logits.",
     catches="A tensor that decides the output and is neither parameter nor buffer.",
+    remedy='Register the tensor: `nn.Parameter` for what is learnt, `self.register_buffer("mean", mean)` for what is '
+    "not, with `persistent=True` as it is by default.",
 )
 def state_round_trip(subject: Subject, world: World) -> None:
     """Check logits after the weights moved to a build from another seed."""

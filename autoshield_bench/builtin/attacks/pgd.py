@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from autoshield_bench.balls import Ball
-from autoshield_bench.builtin.attacks.losses import cross_entropy
+from autoshield_bench.builtin.attacks.apgd import loss_of
+from autoshield_bench.builtin.attacks.best import Best
 from autoshield_bench.builtin.attacks.steps import steepest
 from autoshield_bench.contracts import Attack, AttackRequest
 from autoshield_bench.errors import ParameterError
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PGD(Attack):
-    """Steps along the gradient of the cross-entropy, projected back into the ball; the best point seen is returned.
+    """Steps along the gradient of the loss, projected back into the ball; the best point seen is returned.
 
-    A misclassified point is better than one that is not; among equals the higher loss is better. (The highest loss
-    alone could prefer a point that is still classified correctly, since cross-entropy does not order the two.)
+    A misclassified point is better than one that is not; among equals the higher loss is better.
     Source: Madry et al. 2018, arXiv:1706.06083, equation 2.
     """
+
+    loss: Literal["cross-entropy", "margin", "dlr"] = "cross-entropy"
+    """Loss that is raised."""
 
     steps: int = 40
     """Gradient steps per restart."""
@@ -58,29 +61,38 @@ class PGD(Attack):
         """Return the best point over all restarts and steps, the starts included."""
         import torch
 
-        ball = Ball(request.images, request.threat)
-        loss = cross_entropy(request.labels)
-        best = request.images.clone()
-        best_loss = torch.full((len(best),), -torch.inf, device=best.device)
-        best_wrong = torch.zeros(len(best), dtype=torch.bool, device=best.device)
-
-        def keep(x: Tensor, losses: Tensor, logits: Tensor) -> None:
-            wrong = logits.argmax(1) != request.labels
-            better = (wrong & ~best_wrong) | ((wrong == best_wrong) & (losses > best_loss))
-            best_loss[better], best_wrong[better] = losses[better], wrong[better]
-            best[better] = x[better]
-
+        ball, best = Ball(request.images, request.threat), Best(request.images, request.labels)
+        alive = torch.arange(len(best.x), device=best.x.device)
         for restart in range(self.restarts):
             at_image = restart == 0 and not self.random_start
-            x = request.images if at_image else ball.random_start(request.rng, "start", restart)
-            for _step in range(self.steps):
-                here = request.target.loss_gradient(x, loss)
-                keep(x, here.loss, here.logits)
-                x = ball.project(x + self._length(request.threat.eps) * steepest(here.gradient, request.threat.norm))
-            with torch.no_grad():
-                logits = request.target.logits(x)
-                keep(x, loss(logits), logits)
-        return best
+            start = request.images if at_image else ball.random_start(request.rng, "start", restart)
+            self._climb(request, best, start, alive)
+            if request.stop_on_success:
+                alive = (~best.wrong).nonzero()[:, 0]
+        return best.x
+
+    def _climb(self, request: AttackRequest, best: Best, start: Tensor, alive: Tensor) -> None:
+        """Take the steps of one run for the images at ``alive``; those that fall leave where the request permits."""
+        import torch
+
+        x, rows = start[alive], alive
+        for step in range(self.steps + 1):
+            if step == 0 or (request.stop_on_success and bool(best.wrong[rows].any())):
+                kept = ~best.wrong[rows] if request.stop_on_success else torch.ones_like(rows, dtype=torch.bool)
+                rows, x = rows[kept], x[kept]
+                whole = len(rows) == len(best.x)
+                target = request.target if whole else request.target.select(rows)
+                ball, loss = Ball(request.images[rows], request.threat), loss_of(self.loss, request.labels[rows])
+            if not len(rows) and len(best.x):
+                return
+            if step == self.steps:
+                with torch.no_grad():
+                    logits = target.logits(x)
+                    best.keep(x, loss(logits), logits, rows)
+                return
+            here = target.loss_gradient(x, loss)
+            best.keep(x, here.loss, here.logits, rows)
+            x = ball.project(x + self._length(request.threat.eps) * steepest(here.gradient, request.threat.norm))
 
     def _length(self, eps: float) -> float:
         if self.step_size is not None:

@@ -22,5 +22,6 @@ def aubench_metrics() -> Iterator[MetricSpec]:
         # A bound, met by no image: features are not negative and of length 1 at most, so a layer adds no more than
         # twice its largest weight, which comes to 2.683 (alex) and 2.158 (vgg); no weight is negative.
         range=(0, 2.7),
+        libraries=("stlpips-pytorch",),
         reference="Ghildyal and Liu 2022, arXiv:2207.13686",
     )

@@ -1,0 +1,136 @@
+"""One figure of A and of B on the same images: the difference, its interval, and an exact test of whether it is real.
+
+Per image, the sum over training seeds of (B right - A right) is taken. Among the images where it is not 0, it is as
+often above as below if neither is better: a sign test, which counts images and never images times seeds, and for one
+seed is McNemar's exact test. The interval is for the choice of images alone; what the seeds do stands apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import and_
+from statistics import fmean, stdev
+from typing import Literal
+
+from autoshield_bench.results import CellRecord, Outcomes
+from autoshield_bench.statistics import mcnemar_exact, paired_mean_difference, wilson_at
+
+LEVEL = 0.05
+"""Chance, over a whole table, of calling any difference real where there is none."""
+
+Pair = tuple[int, Outcomes, Outcomes]
+"""A training seed with what A and B came to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What is compared."""
+
+    first: str
+    """Defense of A, by its label."""
+    second: str
+    """Defense of B."""
+    dataset: str
+    model: str
+    quantity: Literal["clean", "attack", "worst case"]
+    attack: str | None = None
+    access: str | None = None
+    norm: str | None = None
+    eps: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """B minus A in one place."""
+
+    place: Place
+    shares: tuple[float, float]
+    """Share of images that A and B classify correctly, averaged over seeds."""
+    share_intervals: tuple[tuple[float, float], tuple[float, float]]
+    """95 % Wilson interval of each."""
+    value: float
+    low: float
+    high: float
+    """95 % interval of ``value`` for the choice of images."""
+    n: int
+    """Images that both evaluated, for every seed."""
+    more: int
+    """Images that B classifies correctly for more seeds than A does."""
+    fewer: int
+    """Images that A classifies correctly for more seeds than B does."""
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    """Difference per seed, in the order of ``seeds``."""
+    spread: float | None
+    """Sample standard deviation over seeds; None for one seed."""
+    p: float
+    adjusted: float
+    """p value adjusted for the whole table; as it is until the table is complete."""
+    other_attack: tuple[str, ...] = ()
+    """How the attacks on A and B differ; the figures were then taken under different attacks."""
+    remarks: tuple[str, ...] = ()
+    """Further caveats in words."""
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "not shown"]:
+        """Whether B is really better or worse than A. Depends on the adjusted p value alone."""
+        if self.adjusted >= LEVEL:
+            return "not shown"
+        return "better" if self.more > self.fewer else "worse"
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether the mean does not go where the images go that differ; possible with several seeds only."""
+        return self.value * (self.more - self.fewer) <= 0 and self.more != self.fewer
+
+
+def difference_of(place: Place, pairs: Sequence[Pair]) -> Difference | None:
+    """Return B minus A over one pair of outcomes per seed; None where no image was evaluated by all of them."""
+    common = reduce(and_, (own.evaluated for _, *both in pairs for own in both))
+    n = common.bit_count()
+    if n == 0:
+        return None
+    sums: dict[int, int] = {}
+    for _, a, b in pairs:
+        for gained, mask in ((1, b.correct & ~a.correct), (-1, a.correct & ~b.correct)):
+            for image in _indices(mask & common):
+                sums[image] = sums.get(image, 0) + gained
+    more = sum(own > 0 for own in sums.values())
+    fewer = sum(own < 0 for own in sums.values())
+    runs = len(pairs)
+    squares = sum(own * own for own in sums.values()) / runs**2
+    value, low, high = paired_mean_difference(sum(sums.values()) / runs, squares, n)
+    hits = [[(own.correct & common).bit_count() for own in both] for _, *both in pairs]
+    one, two = (fmean(own[side] for own in hits) / n for side in (0, 1))
+    values = tuple((own[1] - own[0]) / n for own in hits)
+    p = mcnemar_exact(more, fewer)
+    return Difference(
+        place=place,
+        shares=(one, two),
+        share_intervals=(wilson_at(one, n), wilson_at(two, n)),
+        value=value,
+        low=low,
+        high=high,
+        n=n,
+        more=more,
+        fewer=fewer,
+        seeds=tuple(seed for seed, *_ in pairs),
+        values=values,
+        spread=stdev(values) if runs > 1 else None,
+        p=p,
+        adjusted=p,
+    )
+
+
+def standing(records: Iterable[CellRecord]) -> Outcomes:
+    """Return which images stand under every one of some cells that are well, of those that all of them evaluated."""
+    own = [record.outcomes for record in records if record.outcomes is not None]
+    evaluated = reduce(and_, (outcomes.evaluated for outcomes in own))
+    correct = reduce(and_, (outcomes.correct for outcomes in own), evaluated)
+    return Outcomes(size=own[0].size, evaluated=evaluated, correct=correct)
+
+
+def _indices(mask: int) -> list[int]:
+    return [index for index, bit in enumerate(reversed(f"{mask:b}")) if bit == "1"]

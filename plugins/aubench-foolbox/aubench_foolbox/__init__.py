@@ -1,0 +1,1 @@
+"""Attacks of foolbox for autoshield-bench."""
