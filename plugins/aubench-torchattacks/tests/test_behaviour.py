@@ -108,8 +108,7 @@ def test_queries_are_charged_to_the_images_that_the_library_asks_about(norm, twi
 @pytest.mark.parametrize(("granted", "restarts"), [(30, 1), (31, 2), (100, 3)])
 def test_square_plans_with_the_budget_that_it_is_granted(granted, restarts):
     asked = Asked("square", eps=0.01, queries=granted)
-    Square(restarts=restarts).run(asked.request)
-    assert asked.target.log.refused == 0
+    Square(restarts=restarts).run(asked.request)  # and never raises BudgetSpent
     assert granted - restarts < int(asked.target.log.spent.max()) <= granted
 
 
