@@ -128,7 +128,7 @@ def test_where_the_budget_does_not_hold_the_start_it_passes_through(digits: Case
     with pytest.raises(BudgetSpent):
         run(name, request)
     assert isinstance(request.target, QueryTarget)
-    assert request.target.log.refused == 1
+    assert request.target.log.asked_again == 0
 
 
 @pytest.mark.parametrize(("name", "steps"), [("foolbox-boundary", 30), ("foolbox-hop-skip-jump", 2)])
