@@ -98,7 +98,8 @@ def test_the_surrogate_of_total_variation_stands_extreme_parameters(parameters: 
 
 def test_the_suite_in_the_readme_is_understood() -> None:
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    suite = tomllib.loads(text.split("```toml\n")[1].split("```")[0])
+    blocks = [block.split("```")[0] for block in text.split("```toml\n")[1:]]
+    (suite,) = (tomllib.loads(block) for block in blocks if "[[defenses]]" in block)
     registry = Registry.discover()
     used = [stage for stage in suite["defenses"] if stage["use"].startswith("art-")]
     assert sorted({stage["use"] for stage in used}) == NAMES

@@ -86,7 +86,7 @@ def test_a_fixed_budget_attack_finds_what_foolbox_finds(
 
 
 @pytest.mark.parametrize(("name", "norm", "params", "outside", "targeted"), modes(NEAREST))
-def test_a_minimum_norm_attack_finds_what_foolbox_finds_bit_by_bit(
+def test_a_minimum_norm_attack_finds_what_foolbox_finds(
     digits: Case, name: str, norm: Norm, params: dict[str, Any], outside: Any, targeted: bool
 ) -> None:
     request, _ = digits.request(name, norm, targets=other_classes(digits) if targeted else None)
@@ -96,7 +96,9 @@ def test_a_minimum_norm_attack_finds_what_foolbox_finds_bit_by_bit(
     # Where CarliniWagner finds nothing it returns black images, and calls them found if the network takes them so.
     found &= (theirs != 0).flatten(1).any(1)
     assert int(found.sum()) > 0
-    assert torch.equal(ours[found], theirs[found])
+    # Bit by bit but for DeepFool: gradients come in another order of memory, and it repeats their rounding in every step.
+    room = 1e-5 if name == "foolbox-deepfool" else 0.0
+    assert float((ours[found] - theirs[found]).abs().max()) <= room
     assert torch.equal(ours[~found], digits.images[~found]), "the clean image stands where foolbox found nothing"
 
 
