@@ -21,10 +21,8 @@ from torch import Tensor, nn
 CASES = [
     ("art-jpeg", {"quality": 10}),
     ("art-jpeg", {"quality": 50}),
-    ("art-jpeg", {"quality": 90}),
     ("art-feature-squeezing", {"bit_depth": 1}),
     ("art-feature-squeezing", {"bit_depth": 4}),
-    ("art-spatial-smoothing", {"window_size": 2}),
     ("art-spatial-smoothing", {"window_size": 3}),
     ("art-total-variation", {}),
     ("art-total-variation", {"lamb": 0.1}),
@@ -55,10 +53,10 @@ def coloured(grey: Tensor, name: str) -> Tensor:
 def classifier(registry: Registry, images: Tensor, labels: Tensor) -> nn.Module:
     """Return the built-in network, trained by the harness's recipe."""
     model = registry.make(registry.find("model", "small-cnn"), {})
+    recipe = dataclasses.replace(model.recipe(), epochs=2)
     with global_seed("surrogates"):
         network: nn.Module = model.build(tuple(images.shape[1:]), 10)
-    recipe = dataclasses.replace(model.recipe(), epochs=2)
-    train_classifier(network, images, labels, recipe, generator("order"), "cpu", lambda _done, _total: None)
+        train_classifier(network, images, labels, recipe, generator("order"), "cpu", lambda _done, _total: None)
     return frozen(network)
 
 
@@ -101,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--eot", type=int, default=5)
+    parser.add_argument("--defense", help="take only this one, such as art-jpeg")
     given = parser.parse_args()
     registry = Registry.discover()
     mnist = registry.make(registry.find("dataset", "mnist"), {})
@@ -117,7 +116,9 @@ def main() -> None:
     for channels, threats in THREATS.items():
         parts = {name: coloured(x, name) if channels == 3 else x for name, x in grey.items()}
         network = classifier(registry, parts["train"], labels["train"])
-        for name, params in CASES:
+        for name, params in (case for case in CASES if given.defense in (None, case[0])):
+            if channels == 3 and name == "art-total-variation":
+                continue  # it takes the channels one by one: three times the time, and nothing new
             plugin = registry.find("defense", f"aubench-art/{name}")
             defense = registry.make(plugin, params)
             for norm, eps in threats:
