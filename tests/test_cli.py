@@ -325,10 +325,13 @@ def test_the_shipped_suites_are_listed_and_found_from_any_folder(tmp_path, monke
 @pytest.mark.parametrize("name", sorted(shipped_suites()))
 def test_every_shipped_suite_is_sound(name):
     from autoshield_bench.suite_check import load_suite
+    from autoshield_bench.suite_file import SuiteDocument
 
-    loaded = load_suite(name)
-    assert loaded.suite.name == name
-    assert loaded.suite.description
+    suite = SuiteDocument.read(shipped_suites()[name]).suite()
+    assert suite.name == name
+    assert suite.description
+    if name != "cross-library":  # which needs the distributions under plugins/, and has tests of its own
+        load_suite(name)
 
 
 def test_a_plan_runs_nothing(tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from autoshield_bench.contracts import Defense
 from autoshield_bench.seeding import ImageRandom
-from conftest import smooth_images
 from torch import Tensor
 
 from aubench_art.defenses.feature_squeezing import FeatureSqueezing
@@ -48,9 +47,7 @@ def backward(defense: Defense, images: Tensor, direction: Tensor) -> Tensor:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_step_along_the_surrogate_gains_more_than_one_along_the_identity(defense: Defense, channels: int) -> None:
-    images = smooth_images(channels, count=24)
+def test_a_step_along_the_surrogate_gains_more_than_one_along_the_identity(defense: Defense, images: Tensor) -> None:
     direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(9))
     ours = gains(defense, images, direction, backward(defense, images, direction))
     identity = gains(defense, images, direction, direction)
@@ -59,12 +56,10 @@ def test_a_step_along_the_surrogate_gains_more_than_one_along_the_identity(defen
 
 
 @pytest.mark.parametrize("parameters", [{}, {"lamb": 0.1}, {"norm": 1, "lamb": 0.2}], ids=str)
-@pytest.mark.parametrize("channels", [1, 3])
 def test_the_surrogate_of_total_variation_points_where_the_defense_goes(
-    parameters: dict[str, float], channels: int
+    parameters: dict[str, float], images: Tensor
 ) -> None:
     """Over a longer way, since ten iterations of a solver that stops early do not move smoothly."""
-    images = smooth_images(channels, count=24)
     defense, rng = TotalVariation(**parameters), ImageRandom(0, range(24))
     offset = 0.05 * torch.randn(images.shape, generator=torch.Generator().manual_seed(9))
     above, below = (images + offset).clamp(0, 1), (images - offset).clamp(0, 1)
