@@ -310,10 +310,12 @@ def _where(kept: Tensor, one: Tensor, other: Tensor) -> Tensor:
 class ClimbsScores(Attack):
     """Tries random steps and keeps those that raise the margin, until the budget ends."""
 
+    tries: ClassVar[int] = 10_000
+
     def run(self, request: AttackRequest) -> Tensor:
         ball, best = Ball(request.images, request.threat), request.images
         value = _margin(request, request.target.logits(best))
-        for turn in range(10_000 if len(best) else 0):
+        for turn in range(self.tries if len(best) else 0):
             direction = request.rng.normal(best.shape[1:], turn).to(best)
             x = ball.project(best + request.threat.eps * steepest(direction, request.threat.norm))
             now = _margin(request, request.target.logits(x))
@@ -389,6 +391,8 @@ class AsksOn(ClimbsScores):
 
 @attack(needs="scores", linear_optimum=False)
 class ImageByImage(ClimbsScores):
+    tries = 30
+
     def run(self, request: AttackRequest) -> Tensor:
         best = request.images.clone()
         for row in range(len(best)):
