@@ -142,7 +142,7 @@ def left(case: Case, name: str, attack: Attack) -> float:
 
 
 def test_strength_is_ordered_as_it_is_known_to_be(case: Case) -> None:
-    assert left(case, "apgd", APGD(loss="targeted-margin")) <= 0.05
+    assert left(case, "apgd", APGD(loss="targeted-margin")) <= 0.02
     assert left(case, "apgd", APGD(loss="targeted-dlr")) <= 0.05
     # torchattacks' APGD leaves 0.14 to 0.17 here with either loss.
     assert left(case, "apgd", APGD()) <= 0.2
@@ -267,8 +267,7 @@ def test_the_ensemble_finds_the_truth(case: Case) -> None:
     found, _ = run(case, "strong", Strong(), stop=True)
     broken = fell(case, found)
     assert not bool((broken & case.robust).any())
-    # None is left where this was written; another processor trains another network.
-    assert int((case.fallen & ~broken).sum()) <= 1
+    assert int((case.fallen & ~broken).sum()) == 0
 
 
 @pytest.mark.parametrize("number", range(6))
