@@ -7,7 +7,7 @@ and every planned cell of the row is well: a number taken over fewer attacks tha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,26 +119,22 @@ def _board(cells: Sequence[CellId], records: Mapping[CellId, CellRecord]) -> Lea
         rows=tuple(rows),
         quality=tuple(pair),
         predictions=tuple(prediction[i] for i in news),
-        remarks=tuple(_remarks(found)),
+        remarks=tuple(unique(_remarks(found))),
     )
 
 
-def _remarks(records: Sequence[CellRecord]) -> list[str]:
-    sentences: dict[str, None] = {}
+def _remarks(records: Sequence[CellRecord]) -> Iterator[str]:
     for record in records:
-        facts = record.facts.get("attack") if record.cell.attack is not None else None
+        facts = record.facts.get("attack")
         if not isinstance(facts, Mapping):
             continue
         column = Column(str(record.cell.attack), str(record.cell.access))
         if facts.get("search") == "minimum-norm":
-            sentences[f"{column} finds the nearest adversarial point; an image falls where that lies within eps."] = (
-                None
-            )
+            yield f"{column} finds the nearest adversarial point; an image falls where that lies within eps."
         if isinstance(facts.get("queries"), int):
-            sentences[f"{column} may ask for {facts['needs']} {facts['queries']:,} times per image."] = None
+            yield f"{column} may ask for {facts['needs']} {facts['queries']:,} times per image."
         if facts.get("goal") == "targeted":
-            sentences[f"{column} drives each image to one wrong class, drawn at random."] = None
-    return list(sentences)
+            yield f"{column} drives each image to one wrong class, drawn at random."
 
 
 def _row(
