@@ -84,6 +84,10 @@ class AccessError(CellError):
     """An attack asked its target for more than it declared, such as a gradient for an attack on labels."""
 
 
+class GradientCut(CellError):
+    """A loss does not depend on the images as far as autograd knows: a stage cuts the graph."""
+
+
 class BudgetSpent(Exception):
     """The query budget of an image is spent. An attack lets it pass, and the host keeps ``best``; one that goes image
     by image takes the image's row of ``best`` and goes on."""

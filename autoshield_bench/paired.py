@@ -14,7 +14,8 @@ from operator import and_
 from statistics import fmean, stdev
 from typing import Literal
 
-from autoshield_bench.results import CellRecord, Outcomes
+from autoshield_bench.outcomes import Outcomes
+from autoshield_bench.results import CellRecord
 from autoshield_bench.statistics import mcnemar_exact, paired_mean_difference, wilson_at
 
 LEVEL = 0.05

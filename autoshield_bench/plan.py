@@ -19,6 +19,7 @@ from autoshield_bench.contracts import (
     Access,
     AttackSpec,
     Dataset,
+    Defense,
     DefenseSpec,
     Goal,
     Kind,
@@ -26,15 +27,17 @@ from autoshield_bench.contracts import (
     ModelSpec,
     ThreatModel,
 )
+from autoshield_bench.detection import RATES, too_small
 from autoshield_bench.errors import DataError, PluginError
 from autoshield_bench.numeric import Device, numeric_class
 from autoshield_bench.registry import Plugin, speaking_for
 from autoshield_bench.results import PLAN_SCHEMA, CellId
+from autoshield_bench.routes import Link, Route, all_routes, declared_route
 from autoshield_bench.seeding import derive_seed
 from autoshield_bench.source import harness_hash
 from autoshield_bench.store import content_key, file_sha256
 from autoshield_bench.suite import DEFAULT_QUERIES, Suite
-from autoshield_bench.suite_check import SCORED_WHERE_MADE, LoadedSuite, flatten
+from autoshield_bench.suite_check import SCORED_WHERE_MADE, LoadedSuite, flatten, takes_routes
 from autoshield_bench.version import __version__
 
 
@@ -76,6 +79,10 @@ class StagePlan:
     component: str
     """Name under which passes are counted: position and plugin name."""
     seed: int
+    link: Link
+    """What of it matters to gradients."""
+    detects: bool
+    """Whether it scores anomalies."""
 
     @property
     def spec(self) -> DefenseSpec:
@@ -94,6 +101,10 @@ class AttackPlan:
     """The classifier that it is made on: the cell's own, or a surrogate's."""
     seen: tuple[StagePlan, ...]
     """The stages that it looks through: none, the cell's own, or a surrogate's."""
+    routes: tuple[Route, ...]
+    """The gradient routes that it takes; the declared one first."""
+    rate: float | None
+    """Nominal false-positive rate whose thresholds it tries to stay under; None where it is aware of no detector."""
     goal: Goal
     eot: int
     queries: int | None
@@ -110,7 +121,8 @@ class AttackPlan:
         """Return what it does to which defense, in words."""
         against = {"gray-box": "the bare classifier", "transfer": f"a surrogate of {defense}"}.get(self.access, defense)
         where = self.threat.norm if self.spec.search == "minimum-norm" else str(self.threat)
-        return f"{self.use.label} {self.access} {where} against {against}"
+        rate = "" if self.rate is None else f" at a false-positive rate of {self.rate:g}"
+        return f"{self.use.label} {self.access} {where} against {against}{rate}"
 
 
 @dataclass(frozen=True)
@@ -222,7 +234,8 @@ class _Planner:
         dataset: Dataset = self._registry.make(dataset_use.plugin, suite.dataset.params)
         with speaking_for(dataset_use.plugin):
             dataset.fetch(self._data_dir)
-            size, fingerprint = dataset.info().test_size, dataset.fingerprint(self._data_dir)
+            info, fingerprint = dataset.info(), dataset.fingerprint(self._data_dir)
+        size, self._validation = info.test_size, info.validation_size
         self._test_size = min(size, self._limit or size)
         self._data_key = self._key("data", identity=dataset_use.identity, fingerprint=fingerprint)
         metrics = tuple(
@@ -263,10 +276,20 @@ class _Planner:
                         other = derive_seed("surrogate", seed) % 2**31
                         seen_model = self._model(model, other)
                         seen = self._stages(defense, seen_model, other)
-                    attack = self._attack(entry, access, threat, seen_model, seen, images, seed)
-                    here = replace(where, attack=entry.label, access=access, norm=threat.norm, eps=threat.eps)
-                    cells.append(self._cell(here, model_plan, stages, attack, images, metrics))
+                    for rate in self._rates(entry, stages):
+                        attack = self._attack(entry, access, threat, seen_model, seen, images, seed, rate)
+                        here = replace(
+                            where, attack=entry.label, access=access, norm=threat.norm, eps=threat.eps, fpr=rate
+                        )
+                        cells.append(self._cell(here, model_plan, stages, attack, images, metrics))
         return cells
+
+    def _rates(self, entry: Any, stages: tuple[StagePlan, ...]) -> list[float | None]:
+        """Return the false-positive rates for which an attack is run once each; none for what there is no detector."""
+        if not cast("AttackSpec", self._registry.find("attack", entry.use).spec).detector_aware:
+            return [None]
+        detecting = sum(stage.detects for stage in stages)
+        return [rate for rate in RATES if detecting and too_small(self._validation, rate, detecting) is None]
 
     def _checkpoint(self, name: str) -> tuple[Path, str]:
         path = self._loaded.folder / name
@@ -314,8 +337,20 @@ class _Planner:
                 classifier=model.key if cast("DefenseSpec", plugin.spec).needs_classifier else None,
                 seed=seed,
             )
-            plans.append(StagePlan(use, key, f"{position}:{plugin.name}", seed))
+            component = f"{position}:{plugin.name}"
+            plans.append(StagePlan(use, key, component, seed, *self._facts(plugin, component)))
         return tuple(plans)
+
+    def _facts(self, plugin: Plugin, component: str) -> tuple[Link, bool]:
+        """Return what a stage's class says about gradients and detection."""
+        factory: type[Defense] = self._registry.load(plugin)
+        link = Link(
+            component=component,
+            transforms=factory.purify is not Defense.purify,
+            replaces=factory.defend is not Defense.defend,
+            differentiable=cast("DefenseSpec", plugin.spec).differentiable,
+        )
+        return link, factory.anomaly_score is not Defense.anomaly_score
 
     def _attack(
         self,
@@ -326,6 +361,7 @@ class _Planner:
         seen: tuple[StagePlan, ...],
         images: int,
         seed: int,
+        rate: float | None,
     ) -> AttackPlan:
         use = self._use("attack", entry.use, entry.label, entry.params)
         stochastic = any(stage.spec.stochastic for stage in seen)
@@ -333,13 +369,18 @@ class _Planner:
         queries = entry.queries or DEFAULT_QUERIES if access == "black-box" else None
         spec = cast("AttackSpec", use.plugin.spec)
         stop = (entry.stop_on_success or spec.cascade) and access in SCORED_WHERE_MADE
+        links = [stage.link for stage in seen]
+        every = entry.paths == "all" or (entry.paths is None and spec.cascade)
+        adaptive = every and access == "white-box" and takes_routes(spec) and entry.goal == "untargeted"
+        routes = all_routes(links) if adaptive else (declared_route(links),)
         batched = spec.depends_on_batch or spec.randomness != "rng"
         key = self._key(
             "attack",
             identity=use.identity,
             classifier=model.key,
             stages=[stage.key for stage in seen],
-            path=["exact" if stage.spec.differentiable else "bpda" for stage in seen],
+            routes=[route.to_json() for route in routes],
+            rate=rate,
             eot=eot,
             access=access,
             norm=threat.norm,
@@ -353,7 +394,7 @@ class _Planner:
             images=images,
             seed=seed,
         )
-        return AttackPlan(use, access, threat, model, seen, entry.goal, eot, queries, stop, key)
+        return AttackPlan(use, access, threat, model, seen, routes, rate, entry.goal, eot, queries, stop, key)
 
     def _cell(
         self,

@@ -8,14 +8,16 @@ from the JSON files alone; ``samples/`` adds the per-image arrays of a run on th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from autoshield_bench.errors import StoreError
+from autoshield_bench.outcomes import Detection, Outcomes, expect
 from autoshield_bench.store import read_json, write_json
+from autoshield_bench.verdicts import EvidenceId, EvidenceRecord, Level, evidence_path, read_evidence
 
 if TYPE_CHECKING:
     import numpy
@@ -24,56 +26,6 @@ log = logging.getLogger(__name__)
 
 CELL_SCHEMA = "aubench.cell/1"
 PLAN_SCHEMA = "aubench.plan/1"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcomes:
-    """Per-image outcomes over a split, as bit masks: bit i belongs to image i of the test set."""
-
-    size: int
-    """Number of images of the whole test set."""
-
-    evaluated: int
-    """Mask of the images that the cell evaluated."""
-
-    correct: int
-    """Mask of those classified correctly by the defended pipeline."""
-
-    @property
-    def n(self) -> int:
-        """Number of images evaluated."""
-        return self.evaluated.bit_count()
-
-    @property
-    def hits(self) -> int:
-        """Number of images classified correctly."""
-        return self.correct.bit_count()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the masks as hexadecimal text."""
-        return {"size": self.size, "evaluated": f"{self.evaluated:x}", "correct": f"{self.correct:x}"}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Outcomes:
-        """Read what ``to_json`` wrote. Raises ValueError where the masks do not fit."""
-        outcomes = cls(
-            size=int(value["size"]), evaluated=int(value["evaluated"], 16), correct=int(value["correct"], 16)
-        )
-        if outcomes.evaluated >> outcomes.size or outcomes.correct & ~outcomes.evaluated:
-            raise ValueError("outcomes: the masks do not fit the size")
-        return outcomes
-
-    @classmethod
-    def from_indices(cls, size: int, evaluated: Iterable[int], correct: Iterable[int]) -> Outcomes:
-        """Return the masks of two collections of image indices."""
-        return cls(size=size, evaluated=_mask(size, evaluated), correct=_mask(size, correct))
-
-
-def _mask(size: int, indices: Iterable[int]) -> int:
-    bits = bytearray((size + 7) // 8)
-    for index in indices:
-        bits[index // 8] |= 1 << (index % 8)
-    return int.from_bytes(bits, "little")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +40,22 @@ class CellId:
     access: str | None = None
     norm: str | None = None
     eps: float | None = None
+    fpr: float | None = None
+    """Nominal false-positive rate whose thresholds a detector-aware attack tries to stay under; None for any other."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> CellId:
         """Read the fields of a cell. Raises ValueError or TypeError where they are not what they should be."""
-        _expect(value, {"dataset": str, "model": str, "defense": str, "seed": int})
-        _expect(value, {"attack": str | None, "access": str | None, "norm": str | None, "eps": float | int | None})
+        expect(value, {"dataset": str, "model": str, "defense": str, "seed": int})
+        expect(value, {"attack": str | None, "access": str | None, "norm": str | None, "eps": float | int | None})
+        expect(value, {"fpr": float | int | None})
         if len({value.get(name) is None for name in ("attack", "access", "norm", "eps")}) != 1:
             raise ValueError("cell: attack, access, norm and eps belong together")
         return cls(**value)
 
     def __str__(self) -> str:
-        tail = "clean" if self.attack is None else f"{self.attack}/{self.access}/{self.norm}-{self.eps:g}"
+        rate = "" if self.fpr is None else f"/fpr-{self.fpr:g}"
+        tail = "clean" if self.attack is None else f"{self.attack}/{self.access}/{self.norm}-{self.eps:g}{rate}"
         return f"{self.dataset}/{self.model}/{self.defense}/{tail}/seed-{self.seed}"
 
 
@@ -122,14 +78,14 @@ class MetricResult:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> MetricResult:
         """Read the fields of a metric. Raises ValueError or TypeError where they are not what they should be."""
-        _expect(
+        expect(
             value,
             {"direction": str, "unit": str, "notes": str, "pairs": dict, "unavailable": str | None, "retry": bool},
         )
         if value["direction"] not in ("higher", "lower"):
             raise ValueError(f"direction is {value['direction']!r}")
         for pair in value["pairs"].values():
-            _expect(pair, {"value": float | int | None, "n": int, "undefined": int})
+            expect(pair, {"value": float | int | None, "n": int, "undefined": int})
         return cls(**value)
 
 
@@ -147,6 +103,8 @@ class CellRecord:
     """What failed, with the numbers; None where the cell is well."""
     outcomes: Outcomes | None = None
     """None where the cell failed."""
+    detection: Detection | None = None
+    """None where the cell failed or the defense does not detect."""
     strong: bool = False
     """Whether the attack is believed to come close to the worst case."""
     metrics: Mapping[str, MetricResult] = field(default_factory=dict)
@@ -163,6 +121,7 @@ class CellRecord:
             "schema": CELL_SCHEMA,
             **asdict(self),
             "outcomes": self.outcomes.to_json() if self.outcomes else None,
+            "detection": self.detection.to_json() if self.detection else None,
         }
 
     @classmethod
@@ -174,26 +133,15 @@ class CellRecord:
             raise ValueError(f"schema is {schema!r}, this version reads {CELL_SCHEMA!r}")
         fields["cell"] = CellId.from_json(fields["cell"])
         fields["metrics"] = {name: MetricResult.from_json(metric) for name, metric in fields["metrics"].items()}
-        _expect(fields, {"key": str, "score_key": str, "status": str, "strong": bool, "facts": dict, "env": str})
-        _expect(fields, {"error": str | None})
+        expect(fields, {"key": str, "score_key": str, "status": str, "strong": bool, "facts": dict, "env": str})
+        expect(fields, {"error": str | None})
         for counts in (counts for stage in fields["passes"].values() for counts in stage.values()):
-            _expect(counts, dict.fromkeys(counts, int))
+            expect(counts, dict.fromkeys(counts, int))
         fields["outcomes"] = Outcomes.from_json(fields["outcomes"]) if fields["outcomes"] else None
+        fields["detection"] = Detection.from_json(fields["detection"]) if fields.get("detection") else None
         if (fields["status"] == "ok") != (fields["outcomes"] is not None):
             raise ValueError(f"status is {fields['status']!r}, which does not fit the outcomes")
         return cls(**fields)
-
-
-def _expect(value: Any, kinds: Mapping[str, Any]) -> None:
-    """Raise TypeError unless ``value`` maps these names to these types; an absent entry is None, a bool no number."""
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{type(value).__name__} where an object belongs")
-    for name, kind in kinds.items():
-        entry = value.get(name)
-        if not isinstance(entry, kind) or (isinstance(entry, bool) and kind is not bool):
-            raise TypeError(f"{name}: {type(entry).__name__} is not what belongs there")
-        if isinstance(entry, int) and not isinstance(entry, bool) and abs(entry) >= 2**63:
-            raise ValueError(f"{name}: the number is too large")
 
 
 def cell_path(key: str, cell: CellId) -> Path:
@@ -220,6 +168,10 @@ class ResultSet:
     damaged: tuple[str, ...] = ()
     """One line per record that cannot be read; left out of ``records``."""
     plugins: Mapping[str, Any] = field(default_factory=dict)
+    evidence_level: Level = "off"
+    """How much evidence the run was asked for."""
+    evidence: tuple[EvidenceRecord, ...] = ()
+    """The verdicts that gate ranks, in the plan's order."""
 
     def __iter__(self) -> Iterator[CellRecord]:
         return iter(self.records)
@@ -285,11 +237,15 @@ def load_results(directory: Path) -> ResultSet:
     records: list[CellRecord] = []
     missing: list[CellId] = []
     damaged: list[str] = []
+    evidence: list[EvidenceRecord] = []
     try:
         if plan["schema"] != PLAN_SCHEMA:
             raise StoreError(f"{plan_path}: schema is {plan['schema']!r}, this version reads {PLAN_SCHEMA!r}")
         planned = [(str(entry["key"]), CellId.from_json(entry["cell"])) for entry in plan["cells"]]
         suite, plugins = dict(plan["suite"]), dict(plan["plugins"])
+        gate = plan.get("evidence", {"level": "off", "records": []})
+        judged = [(str(entry["key"]), EvidenceId.from_json(entry["where"])) for entry in gate["records"]]
+        level: Level = {"fast": "fast", "full": "full"}.get(gate["level"], "off")  # type: ignore[assignment]
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise StoreError(f"{plan_path}: not a plan ({error!r}); run the suite again") from error
     for key, cell in planned:
@@ -305,4 +261,15 @@ def load_results(directory: Path) -> ResultSet:
         except StoreError as error:
             damaged.append(str(error))
             missing.append(cell)
-    return ResultSet(directory, suite, tuple(records), tuple(missing), tuple(damaged), plugins)
+    for key, where in judged:
+        path = directory / evidence_path(key, where)
+        if not path.exists():
+            continue
+        try:
+            found = read_evidence(path)
+            if found.key != key or found.where != where:
+                raise StoreError(f"{path}: holds other evidence than its name says; delete it and run again")
+            evidence.append(found)
+        except StoreError as error:
+            damaged.append(str(error))
+    return ResultSet(directory, suite, tuple(records), tuple(missing), tuple(damaged), plugins, level, tuple(evidence))

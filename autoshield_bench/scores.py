@@ -21,7 +21,8 @@ from operator import and_
 from statistics import fmean, stdev
 from typing import Literal
 
-from autoshield_bench.results import CellRecord, Outcomes
+from autoshield_bench.outcomes import Outcomes
+from autoshield_bench.results import CellRecord
 from autoshield_bench.statistics import paired_difference, wilson, wilson_at
 
 

@@ -70,6 +70,11 @@ class ImageRandom:
     def __len__(self) -> int:
         return len(self._indices)
 
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """The images, by index."""
+        return self._indices
+
     def child(self, *names: str | int) -> ImageRandom:
         """Return the same images' randomness under a longer name."""
         return ImageRandom(self._seed, self._indices, path=(*self._path, *names))

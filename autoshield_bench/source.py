@@ -16,13 +16,29 @@ _NOWHERE = uuid.uuid4().hex
 
 _HARNESS = (
     "balls.py",
-    "contracts.py",
+    *(f"contracts/{name}.py" for name in ("attacks", "data", "defenses", "metrics", "specs", "threat")),
+    "detection.py",
+    "margins.py",
+    "routes.py",
     "seeding.py",
     "straight_through.py",
     "target_module.py",
     *(
         f"engine/{name}.py"
-        for name in ("access", "cost", "data", "guard", "pipeline", "queries", "scoring", "stages", "training")
+        for name in (
+            "access",
+            "calibration",
+            "cost",
+            "crafting",
+            "data",
+            "decoys",
+            "guard",
+            "pipeline",
+            "queries",
+            "scoring",
+            "stages",
+            "training",
+        )
     ),
 )
 """What of the harness can change a number; the command line, the reports and the walk over the plan cannot."""

@@ -192,6 +192,10 @@ class AttackUse(_Labelled):
     stop_on_success: bool = False
     """True: the attack may leave an image alone once it has fallen; under white-box and black-box access alone."""
 
+    paths: Literal["declared", "all"] | None = None
+    """``all``: under white-box access every gradient route through a chain, each survivor of one going to the next.
+    None: ``all`` for a cascade, else ``declared``, the one route that the stages' specs ask for."""
+
     goal: Goal = "untargeted"
     """``targeted``: every image is driven towards a wrong class of its own, drawn at random."""
 

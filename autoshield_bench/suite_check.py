@@ -152,12 +152,33 @@ class _PluginCheck:
                     f"full budget; give {elsewhere[0]} an entry of its own",
                 )
             )
+        if entry.get("paths") == "all":
+            self._check_paths(spec, (*path, "paths"), access, str(entry.get("goal", "untargeted")))
+        if spec.detector_aware and access not in (["white-box"], []):
+            self._found.append(
+                Problem(
+                    (*path, "access"),
+                    f"attack {spec.name!r} is aware of a detector, which white-box access alone shows; "
+                    f'write access = ["white-box"]',
+                )
+            )
         if "transfer" in access:
             self._check_surrogate((*path, "access"))
         if entry.get("goal") == "targeted" and not spec.targeted:
             self._found.append(
                 Problem((*path, "goal"), f'attack {spec.name!r} takes no targets; drop goal = "targeted"')
             )
+
+    def _check_paths(self, spec: AttackSpec, path: tuple[str | int, ...], access: list[Any], goal: str) -> None:
+        reason = None
+        if "white-box" not in access:
+            reason = "only white-box access shows the stages"
+        elif not takes_routes(spec):
+            reason = f"attack {spec.name!r} climbs no gradient inside a ball"
+        elif goal == "targeted":
+            reason = "what is found is judged by misclassification, not by targets"
+        if reason:
+            self._found.append(Problem(path, f'{reason}, so paths = "all" means nothing; drop it'))
 
     def _check_surrogate(self, path: tuple[str | int, ...]) -> None:
         for named in self._document.plugins():
@@ -175,6 +196,11 @@ class _PluginCheck:
                         f'drop "transfer" or let the harness train',
                     )
                 )
+
+
+def takes_routes(spec: AttackSpec) -> bool:
+    """Return whether gradient routes mean anything to an attack."""
+    return spec.needs == "gradients" and spec.search == "fixed-budget"
 
 
 def flatten(

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from autoshield_bench.outcomes import Outcomes
 from autoshield_bench.results import (
     PLAN_SCHEMA,
     CellId,
     CellRecord,
     MetricResult,
-    Outcomes,
     ResultSet,
     write_record,
 )

@@ -20,9 +20,10 @@ from test_registry import aubench, python
 from autoshield_bench.cli.compare import split_argument
 from autoshield_bench.comparison import choose_pairs, compare
 from autoshield_bench.errors import StoreError, UsageError
+from autoshield_bench.outcomes import Outcomes
 from autoshield_bench.paired import Place, difference_of
 from autoshield_bench.reporting.comparison import left_out_lines, notes, p_text, sentence
-from autoshield_bench.results import Outcomes, load_results
+from autoshield_bench.results import load_results
 from autoshield_bench.statistics import paired_difference, wilson
 
 ROOT = Path(__file__).parents[1]

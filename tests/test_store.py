@@ -13,7 +13,8 @@ import torch
 from builders import cell, metric, record
 
 from autoshield_bench.errors import StoreError
-from autoshield_bench.results import CellRecord, Outcomes, cell_path, load_results, read_record, write_record
+from autoshield_bench.outcomes import Outcomes
+from autoshield_bench.results import CellRecord, cell_path, load_results, read_record, write_record
 from autoshield_bench.store import (
     ArtifactStore,
     canonical,

@@ -8,6 +8,7 @@ is enforced by a label.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,11 +23,12 @@ from autoshield_bench.contracts import (
     LossGradient,
     Needs,
     Norm,
+    TargetOutput,
     ThreatModel,
 )
 from autoshield_bench.engine.pipeline import Pipeline
 from autoshield_bench.engine.queries import QueryLog
-from autoshield_bench.errors import AccessError, BudgetSpent, CellError
+from autoshield_bench.errors import AccessError, BudgetSpent, CellError, GradientCut
 from autoshield_bench.seeding import ImageRandom
 
 
@@ -68,17 +70,38 @@ class _PipelineTarget:
 class GradientTarget(_PipelineTarget):
     """A target with gradients; see ``contracts.Target``."""
 
-    def __init__(self, pipeline: Pipeline, rng: ImageRandom, *, classes: int, eot: int) -> None:
+    def __init__(
+        self, pipeline: Pipeline, rng: ImageRandom, *, classes: int, eot: int, detector_aware: bool = False
+    ) -> None:
         super().__init__(pipeline, rng, classes=classes, draws=eot)
+        self._detects = detector_aware and bool(pipeline.thresholds)
+
+    @property
+    def detects(self) -> bool:
+        """Whether outputs hold the excess over the detectors' thresholds."""
+        return self._detects
+
+    def output(self, x: Tensor) -> TargetOutput:
+        """Return the whole output, averaged over draws where the pipeline is stochastic; differentiable."""
+        drawn = [self._once(x, rng) for rng in self._fresh_draws()]
+        output = drawn[0]
+        if len(drawn) > 1:
+            excess = torch.stack([own.excess for own in drawn if own.excess is not None]) if self._detects else None
+            output = TargetOutput(
+                torch.stack([own.logits for own in drawn]).mean(0),
+                torch.stack([own.purified for own in drawn]).mean(0),
+                None if excess is None else excess.mean(0),
+            )
+        self._spend(self._samples)
+        if output.logits.requires_grad:
+            output.logits.register_hook(  # type: ignore[no-untyped-call]
+                lambda _gradient: self._spend(self._samples)
+            )
+        return output
 
     def logits(self, x: Tensor) -> Tensor:
         """Return logits, averaged over draws where the pipeline is stochastic; differentiable."""
-        draws = [self._pipeline(x, rng).logits for rng in self._fresh_draws()]
-        logits = draws[0] if len(draws) == 1 else torch.stack(draws).mean(0)
-        self._spend(self._samples)
-        if logits.requires_grad:
-            logits.register_hook(lambda _gradient: self._spend(self._samples))  # type: ignore[no-untyped-call]
-        return logits
+        return self.output(x).logits
 
     def labels(self, x: Tensor) -> Tensor:
         """Return the class of the highest logit."""
@@ -87,21 +110,44 @@ class GradientTarget(_PipelineTarget):
 
     def loss_gradient(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> LossGradient:
         """Return per-image loss, its gradient and the logits, each averaged over draws (EOT)."""
+        return self.output_gradient(x, lambda output: loss(output.logits))
+
+    def output_gradient(self, x: Tensor, loss: Callable[[TargetOutput], Tensor]) -> LossGradient:
+        """Return the same for a loss of the whole output. Raises GradientCut where nothing connects it to ``x``."""
         point = x.detach().requires_grad_()
         sums: list[Tensor] = []
         for rng in self._fresh_draws():
             with torch.enable_grad():
-                logits = self._pipeline(point, rng).logits
-                losses = loss(logits)
+                output = self._once(point, rng)
+                losses = loss(output)
                 if losses.shape != (len(x),):
                     raise CellError(f"a loss returned shape {tuple(losses.shape)} where ({len(x)},) belongs")
-                (gradient,) = torch.autograd.grad(losses.sum(), point)
-            drawn = [losses.detach(), gradient, logits.detach()]
+                gradient = _gradient(losses, point)
+            drawn = [losses.detach(), gradient, output.logits.detach()]
+            if output.excess is not None:
+                drawn.append(output.excess.detach())
             sums = [total + value for total, value in zip(sums, drawn, strict=True)] if sums else drawn
         self._spend(2 * self._samples)
         if self._samples > 1:
             sums = [total / self._samples for total in sums]
         return LossGradient(*sums)
+
+    def _once(self, x: Tensor, rng: ImageRandom) -> TargetOutput:
+        output = self._pipeline(x, rng, detect=self._detects)
+        excess = self._pipeline.excess(output.anomaly) if self._detects else None
+        return TargetOutput(output.logits, output.purified, excess)
+
+
+def _gradient(losses: Tensor, point: Tensor) -> Tensor:
+    gradient = None
+    if losses.requires_grad:
+        (gradient,) = torch.autograd.grad(losses.sum(), point, allow_unused=True)
+    if gradient is None:
+        raise GradientCut(
+            "no gradient reaches the images: the defense cuts the graph, as detach() and no_grad() do; "
+            "declare differentiable=False and give a surrogate"
+        )
+    return gradient
 
 
 class QueryTarget(_PipelineTarget):
@@ -124,6 +170,23 @@ class QueryTarget(_PipelineTarget):
         return self._ask(x).argmax(1)
 
     def loss_gradient(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> LossGradient:
+        """Raise AccessError."""
+        raise AccessError(
+            f"the attack declares needs={self._needs!r} and asked for a gradient; declare needs='gradients'"
+        )
+
+    @property
+    def detects(self) -> bool:
+        """Return False: without gradients there is no excess to be had."""
+        return False
+
+    def output(self, x: Tensor) -> TargetOutput:
+        """Raise AccessError."""
+        raise AccessError(
+            f"the attack declares needs={self._needs!r} and asked for the whole output; declare needs='gradients'"
+        )
+
+    def output_gradient(self, x: Tensor, loss: Callable[[TargetOutput], Tensor]) -> LossGradient:
         """Raise AccessError."""
         raise AccessError(
             f"the attack declares needs={self._needs!r} and asked for a gradient; declare needs='gradients'"
@@ -159,7 +222,7 @@ def target_for(
     if spec.needs == "gradients":
         if access == "black-box":
             raise AccessError(f"attack {spec.name!r} needs gradients, which black-box access does not give")
-        return GradientTarget(pipeline, rng, classes=classes, eot=eot)
+        return GradientTarget(pipeline, rng, classes=classes, eot=eot, detector_aware=spec.detector_aware)
     log = QueryLog(images, labels, threat, targets=targets, budget=queries, nearest=spec.search == "minimum-norm")
     return QueryTarget(pipeline, rng, classes=classes, needs=spec.needs, log=log)
 
@@ -179,7 +242,4 @@ def searched(spec: AttackSpec, threat: ThreatModel, image_shape: Sequence[int]) 
 
 def whole_range(norm: Norm, image_shape: Sequence[int]) -> ThreatModel:
     """Return the smallest ball that holds all of [0, 1] around any image."""
-    values = 1
-    for size in image_shape:
-        values *= size
-    return ThreatModel(norm=norm, eps=1.0 if norm == "linf" else float(values) ** 0.5)
+    return ThreatModel(norm=norm, eps=1.0 if norm == "linf" else math.prod(image_shape) ** 0.5)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from autoshield_bench.contracts import DatasetInfo, Defense
 
-VALIDATION_SHARE = 12
-"""One twelfth of the training data is the validation part: 5,000 of MNIST's 60,000."""
-
 
 def fitting_size(info: DatasetInfo) -> int:
     """Return the number of images of the fitting part."""
-    return info.train_size - round(info.train_size / VALIDATION_SHARE)
+    return info.train_size - info.validation_size
 
 
 def training_passes(images: int, epochs: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from autoshield_bench.contracts import Defense
 from autoshield_bench.engine.guard import check_anomaly, check_images, check_shape
+from autoshield_bench.routes import GradientPath
 from autoshield_bench.seeding import ImageRandom
 from autoshield_bench.straight_through import straight_through
 
@@ -43,6 +44,16 @@ class PassCounter:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """Where a detecting stage flags an image."""
+
+    value: float
+    """The image is flagged where its anomaly score is larger."""
+    scale: float
+    """Unit in which attacks are told how far a score lies above the threshold; positive."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FittedStage:
     """A fitted defense and what its spec declares of it."""
 
@@ -58,6 +69,11 @@ class FittedStage:
         return type(self.defense).purify is not Defense.purify
 
     @property
+    def replaces(self) -> bool:
+        """Whether it puts another classifier in the place of the undefended one."""
+        return type(self.defense).defend is not Defense.defend
+
+    @property
     def detects(self) -> bool:
         """Whether it scores anomalies."""
         return type(self.defense).anomaly_score is not Defense.anomaly_score
@@ -71,54 +87,64 @@ class Output:
     """``[N, classes]``."""
     purified: Tensor
     """The images that reached the classifier."""
+    anomaly: Mapping[str, Tensor]
+    """Scores ``[N]`` of every stage that detects, by component; empty where they were not asked for."""
 
 
 class Pipeline:
     """Stages in sequence, then the classifier; frozen, in evaluation mode, every pass counted.
 
     A stage that declares itself not differentiable runs forward as it is and backward through its surrogate (BPDA,
-    Athalye et al. 2018, arXiv:1802.00420).
+    Athalye et al. 2018, arXiv:1802.00420); ``paths`` says otherwise, stage by stage. ``thresholds`` by component say
+    where stages flag.
     """
 
-    def __init__(self, classifier: nn.Module, stages: Sequence[FittedStage], counter: PassCounter) -> None:
+    def __init__(
+        self,
+        classifier: nn.Module,
+        stages: Sequence[FittedStage],
+        counter: PassCounter,
+        *,
+        paths: Mapping[str, GradientPath] | None = None,
+        thresholds: Mapping[str, Threshold] | None = None,
+    ) -> None:
         for stage in stages:
-            if type(stage.defense).defend is not Defense.defend:
+            if stage.replaces:
                 # A copy: whatever the defense does to it, the undefended classifier stays what it was.
                 classifier = stage.defense.defend(copy.deepcopy(classifier))
         self.classifier = frozen(classifier)
         self.stochastic = any(stage.stochastic for stage in stages)
         self.stages = tuple(stage for stage in stages if stage.transforms)
+        self.detectors = tuple(stage.component for stage in stages if stage.detects)
+        self.thresholds = dict(thresholds or {})
         self._all_stages = tuple(stages)
+        self._paths = dict(paths or {})
         for stage in stages:
             for module in stage.defense.modules():
                 frozen(module)
         self.counter = counter
 
-    def __call__(self, x: Tensor, rng: ImageRandom) -> Output:
+    def __call__(self, x: Tensor, rng: ImageRandom, *, detect: bool = False) -> Output:
+        """Return what becomes of the images; with ``detect`` the anomaly scores too, each on the image as it reaches
+        that stage. Whether somebody looks at the scores does not change what is purified."""
+        anomaly: dict[str, Tensor] = {}
         if self.stages:
             x = x.clone()  # a stage may work in place; the caller's images are not its to change
-        for position, stage in enumerate(self.stages):
-            x = self._pass_stage(stage, x, rng.child("stage", position))
-        return Output(self._classify(x), x)
-
-    def anomaly_scores(self, x: Tensor, rng: ImageRandom) -> dict[str, Tensor]:
-        """Return the scores ``[N]`` of every stage that detects, by component, on the image as it reaches that stage.
-
-        With the same ``rng``, stochastic stages repeat the draws of the pass that classified.
-        """
-        scores = {}
-        last = max((place for place, stage in enumerate(self._all_stages) if stage.detects), default=-1)
         position = 0
-        for stage in self._all_stages[: last + 1]:
-            if stage.detects:
-                # A stream of its own: whether somebody looks at the scores must not change what is purified.
+        for stage in self._all_stages:
+            if detect and stage.detects:
                 draws = rng.child("anomaly", stage.component)
                 returned = stage.defense.anomaly_score(x.clone(), self._classify, draws)
-                scores[stage.component] = check_anomaly(returned, len(x), stage.component)
+                anomaly[stage.component] = check_anomaly(returned, len(x), stage.component)
             if stage.transforms:
-                x = self._pass_stage(stage, x.clone(), rng.child("stage", position))
+                x = self._pass_stage(stage, x, rng.child("stage", position))
                 position += 1
-        return scores
+        return Output(self._classify(x), x, anomaly)
+
+    def excess(self, anomaly: Mapping[str, Tensor]) -> Tensor:
+        """Return how far scores lie above their thresholds ``[N]``, the largest over stages, each in its own unit."""
+        above = [(anomaly[name] - own.value) / own.scale for name, own in self.thresholds.items()]
+        return torch.stack(above).amax(0)
 
     def _classify(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(x)
@@ -126,7 +152,8 @@ class Pipeline:
         return logits
 
     def _pass_stage(self, stage: FittedStage, x: Tensor, rng: ImageRandom) -> Tensor:
-        if x.requires_grad and torch.is_grad_enabled() and not stage.differentiable:
+        path = self._paths.get(stage.component, "exact" if stage.differentiable else "bpda")
+        if x.requires_grad and torch.is_grad_enabled() and path == "bpda":
             with torch.no_grad():
                 purified = stage.defense.purify(x.detach().clone(), rng)
             purified = straight_through(purified, stage.defense.surrogate(x))

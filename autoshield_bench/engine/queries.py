@@ -9,6 +9,7 @@ from autoshield_bench.balls import distance
 from autoshield_bench.contracts import ThreatModel
 from autoshield_bench.engine.guard import SLACK
 from autoshield_bench.errors import BudgetSpent
+from autoshield_bench.margins import margins
 
 
 class QueryLog:
@@ -79,9 +80,8 @@ class QueryLog:
     def _value(self, place: Tensor, logits: Tensor, away: Tensor, *, scores: bool) -> Tensor:
         """Return how good each point is, -inf where it is of no use."""
         wanted = self._labels[place] if self._targets is None else self._targets[place]
-        own = logits.gather(1, wanted[:, None])[:, 0]
-        others = logits.scatter(1, wanted[:, None], -torch.inf).amax(1)
-        margin = (others - own if self._targets is None else own - others).double().cpu()
+        away_from = margins(logits, wanted)
+        margin = (away_from if self._targets is None else -away_from).double().cpu()
         fooled = logits.argmax(1) == wanted
         fooled = (~fooled if self._targets is None else fooled).cpu()
         if self._nearest:

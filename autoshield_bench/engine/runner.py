@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from autoshield_bench.results import (
     samples_path,
     write_record,
 )
+from autoshield_bench.routes import enumerated
 from autoshield_bench.seeding import global_seed
 from autoshield_bench.store import ArtifactStore, read_json, write_bytes, write_json, write_text
 from autoshield_bench.suite_check import LoadedSuite, load_suite
@@ -287,10 +288,11 @@ def _record(cell: Cell, scorer: Scorer, directory: Path, env: str) -> CellRecord
     return CellRecord(
         status="ok",
         outcomes=score.outcomes,
+        detection=score.detection,
         strong=_is_strong(cell),
         metrics=score.metrics,
         passes=score.passes,
-        facts=_facts(cell),
+        facts=_facts(cell, score.routes),
         **shared,
     )
 
@@ -303,8 +305,10 @@ def _trained_on(cell: Cell) -> list[str]:
     return sorted({stage.spec.trained_on for stage in cell.stages} - {"nothing"})
 
 
-def _facts(cell: Cell) -> dict[str, Any]:
-    """Return the provenance of a cell: who took part, with which parameters, through which gradients."""
+def _facts(cell: Cell, routes: Mapping[str, Mapping[str, int]] | None = None) -> dict[str, Any]:
+    """Return the provenance of a cell: who took part, with which parameters, through which gradients.
+
+    ``routes`` says what became of each gradient route, once it is known."""
     facts: dict[str, Any] = {
         "model": {
             "identity": cell.model.use.identity,
@@ -331,6 +335,9 @@ def _facts(cell: Cell) -> dict[str, Any]:
             "identity": cell.attack.use.identity,
             "key": cell.attack.key,
             "gradient_path": ["exact" if stage.spec.differentiable else "bpda" for stage in cell.attack.seen],
+            "routes": dict(routes or {}),
+            "every_route": enumerated([stage.link for stage in cell.attack.seen]) and len(cell.attack.routes) > 1,
+            "false_positive_rate": cell.attack.rate,
             "eot": cell.attack.eot,
             "needs": cell.attack.spec.needs,
             "search": cell.attack.spec.search,

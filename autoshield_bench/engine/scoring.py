@@ -14,12 +14,18 @@ from autoshield_bench.engine.guard import check_aggregate, check_logits, check_v
 from autoshield_bench.engine.pipeline import PassCounter, Pipeline
 from autoshield_bench.engine.stages import Passes, Workshop
 from autoshield_bench.errors import Unavailable
+from autoshield_bench.outcomes import Detection, Draws, Outcomes, mask_of
 from autoshield_bench.plan import Cell, Use, metric_spec
-from autoshield_bench.results import MetricResult, Outcomes
+from autoshield_bench.results import MetricResult
 from autoshield_bench.seeding import ImageRandom, derive_seed, global_seed
+from autoshield_bench.statistics import auroc
 
 CHUNK = 500
 """Images handed to a metric at once."""
+
+DRAWS = 20
+"""Fresh draws per image by which a stochastic pipeline is scored, and as many others by which the worst attack is
+chosen. Metrics and image quality are taken on the first."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,10 @@ class Score:
     metrics: Mapping[str, MetricResult]
     passes: Mapping[str, Passes]
     samples: Mapping[str, Tensor]
+    detection: Detection | None
+    """None where the defense does not detect."""
+    routes: Mapping[str, Mapping[str, int]]
+    """What became of each gradient route of the attack; empty in a clean cell."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,12 @@ class _Seen:
     purified: Tensor | None
     """None where the defense does not transform images."""
     anomaly: Mapping[str, Tensor]
-    """Anomaly scores by component, for stages that detect."""
+    """Anomaly scores by component, for stages that detect; of the first draw."""
+    flags: Mapping[str, Tensor]
+    """By nominal false-positive rate: how many of the scored draws flag each image ``[N]``, int64."""
+    right: Mapping[str, Tensor] | None
+    """Where the pipeline is stochastic: how many of the draws for ``selection`` and of those ``scored`` classify each
+    image correctly ``[N]``, int64."""
     passes: Passes
 
 
@@ -69,7 +84,7 @@ class Scorer:
             seen = self._classify(cell, subset, images)
         labels = workshop.data.test_labels[subset]
         predictions = seen.logits.argmax(1)
-        correct = predictions == labels
+        correct = predictions == labels if seen.right is None else 2 * seen.right["scored"] > DRAWS
         samples: dict[str, Tensor] = {
             "index": subset,
             "label": labels,
@@ -79,13 +94,45 @@ class Scorer:
         }
         for component, scores in seen.anomaly.items():
             samples[f"anomaly/{component}"] = scores
+        for name, counts in (seen.right or {}).items():
+            samples[f"draws/{name}"] = counts
         if cell.attack is not None:
             samples |= workshop.per_image(cell, cell.attack)
         metrics = {
             use.label: self._metric(cell, use, clean.logits[rows], seen, images, samples) for use in cell.metrics
         }
-        outcomes = Outcomes.from_indices(workshop.data.info.test_size, subset.tolist(), subset[correct].tolist())
-        return Score(outcomes, metrics, {"attack": attack_passes, "score": seen.passes}, samples)
+        draws = None
+        if seen.right is not None:
+            own = {name: bytes(counts.tolist()) for name, counts in seen.right.items()}
+            draws = Draws(n=DRAWS, selection=own["selection"], scored=own["scored"])
+        size = workshop.data.info.test_size
+        return Score(
+            Outcomes.from_indices(size, subset.tolist(), subset[correct].tolist(), draws),
+            metrics,
+            {"attack": attack_passes, "score": seen.passes},
+            samples,
+            self._detection(cell, clean, rows, seen, correct, size),
+            {} if cell.attack is None else workshop.routes_taken(cell, cell.attack),
+        )
+
+    def _detection(
+        self, cell: Cell, clean: _Seen, rows: Tensor, seen: _Seen, correct: Tensor, size: int
+    ) -> Detection | None:
+        if not seen.anomaly:
+            return None
+        subset = seen.indices
+        draws = 1 if seen.right is None else DRAWS
+        was_right = clean.logits[rows].argmax(1) == self._workshop.data.test_labels[subset]
+        fooled = was_right & ~correct
+        return Detection(
+            flagged={rate: mask_of(size, subset[2 * flags > draws].tolist()) for rate, flags in seen.flags.items()},
+            thresholds={
+                rate: {name: threshold.value for name, threshold in own.items()}
+                for rate, own in self._workshop.thresholds(cell).items()
+            },
+            not_applicable=self._workshop.no_thresholds(cell),
+            auroc={name: _auroc(scores[fooled], clean.anomaly[name][rows]) for name, scores in seen.anomaly.items()},
+        )
 
     # -- predictions ---------------------------------------------------------------------------------------------
 
@@ -101,28 +148,49 @@ class Scorer:
         # A count of its own: what a record says must not depend on which cells ran before it.
         counter = PassCounter()
         pipeline = Pipeline(workshop.classifier(cell), workshop.stages(cell), counter)
+        thresholds = workshop.thresholds(cell) if pipeline.detectors else {}
         logits, purified = [], []
         anomaly: dict[str, list[Tensor]] = {}
-        # Draws of its own, which no attack has seen; one fresh draw per image where a stage is stochastic.
+        flags: dict[str, list[Tensor]] = {rate: [] for rate in thresholds}
+        right: dict[str, list[Tensor]] = {"selection": [], "scored": []}
+        # Draws of its own, which no attack has seen.
         purpose = ("score", cell.key) if images is not None else ("score", "clean")
         for part in torch.split(torch.arange(len(subset)), workshop.batch_size):
             indices = subset[part]
             batch = (workshop.data.test_images(indices) if images is None else images[part]).to(workshop.device)
             rng = ImageRandom(derive_seed(*purpose, cell.id.seed), indices.tolist())
-            with torch.no_grad(), global_seed(*purpose, *indices[:1].tolist()):
-                output = pipeline(batch, rng)
-                scores = pipeline.anomaly_scores(batch, rng)
             who = f"defense {cell.id.defense!r}"
-            logits.append(check_logits(output.logits, len(batch), workshop.data.info.classes, who).cpu())
-            if pipeline.stages:
-                purified.append(output.purified.cpu())
-            for component, own in scores.items():
-                anomaly.setdefault(component, []).append(own.float().cpu())
+            labels = workshop.data.test_labels[indices]
+            for name in right if pipeline.stochastic else ("scored",):
+                hits, raised = (
+                    torch.zeros(len(part), dtype=torch.int64),
+                    {rate: torch.zeros(len(part), dtype=torch.int64) for rate in thresholds},
+                )
+                for draw in range(DRAWS if pipeline.stochastic else 1):
+                    own = rng if name == "scored" and draw == 0 else rng.child(name, draw)
+                    with torch.no_grad(), global_seed(*purpose, *indices[:1].tolist(), name, draw):
+                        output = pipeline(batch, own, detect=bool(pipeline.detectors))
+                    drawn = check_logits(output.logits, len(batch), workshop.data.info.classes, who).cpu()
+                    hits += drawn.argmax(1) == labels
+                    for rate, known in thresholds.items():
+                        pipeline.thresholds = known
+                        raised[rate] += (pipeline.excess(output.anomaly) > 0).cpu()
+                    if name == "scored" and draw == 0:
+                        logits.append(drawn)
+                        if pipeline.stages:
+                            purified.append(output.purified.cpu())
+                        for component, scores in output.anomaly.items():
+                            anomaly.setdefault(component, []).append(scores.float().cpu())
+                right[name].append(hits)
+            for rate, count in raised.items():
+                flags[rate].append(count)
         return _Seen(
             subset,
             torch.cat(logits),
             torch.cat(purified) if purified else None,
             {component: torch.cat(parts) for component, parts in anomaly.items()},
+            {rate: torch.cat(parts) for rate, parts in flags.items()},
+            {name: torch.cat(parts) for name, parts in right.items()} if pipeline.stochastic else None,
             counter.to_json(),
         )
 
@@ -219,6 +287,12 @@ class Scorer:
         order = self._workshop.data.test_order
         chosen = order[torch.isin(order, indices)][:images].sort().values
         return torch.searchsorted(indices, chosen)
+
+
+def _auroc(positives: Tensor, negatives: Tensor) -> float | None:
+    if not len(positives) or not len(negatives):
+        return None
+    return auroc(positives.double().tolist(), negatives.double().tolist())
 
 
 def _defined(values: MetricValues) -> Tensor:

@@ -12,26 +12,34 @@ import torch
 from torch import Tensor, nn
 
 from autoshield_bench.balls import distance
-from autoshield_bench.contracts import Attack, AttackRequest, Defense, FitRequest, Model
-from autoshield_bench.engine.access import attempt, searched, target_for
+from autoshield_bench.contracts import Defense, FitRequest, Model
+from autoshield_bench.engine.access import searched
+from autoshield_bench.engine.calibration import Calibration, calibrate
 from autoshield_bench.engine.cost import fit_passes, training_passes
+from autoshield_bench.engine.crafting import Batch, Crafting, Networks
 from autoshield_bench.engine.data import Data
-from autoshield_bench.engine.guard import check_adversarial, check_images, check_logits
+from autoshield_bench.engine.decoys import decoys
+from autoshield_bench.engine.guard import check_images, check_logits
 from autoshield_bench.engine.journal import Journal
-from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline, frozen
+from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline, Threshold, frozen
 from autoshield_bench.engine.progress import Progress
 from autoshield_bench.engine.training import load_weights, read_checkpoint, train_classifier
 from autoshield_bench.errors import CellError, CheckpointError, StoreError, WriteError
 from autoshield_bench.plan import AttackPlan, Cell, ModelPlan, StagePlan
 from autoshield_bench.registry import Registry
 from autoshield_bench.seeding import ImageRandom, derive_seed, generator, global_seed
-from autoshield_bench.store import ArtifactStore
+from autoshield_bench.store import ArtifactStore, content_key
 
 TRAINING_THREADS = 2
 """Threads of every training, whatever attacks and scoring use. Sums over a batch depend on the thread count in their
 last bits, and thousands of steps make other networks of that; a result must not depend on it."""
 
 Passes = Mapping[str, Mapping[str, int]]
+
+Routes = Mapping[str, Mapping[str, int]]
+
+Crafted = tuple[Tensor, Tensor, Passes, Routes]
+"""Adversarial images, passes spent per image, passes by component, and what became of each gradient route."""
 
 
 class Workshop:
@@ -66,7 +74,8 @@ class Workshop:
         self._failed: dict[str, str] = {}
         self._classifiers: dict[str, nn.Module] = {}
         self._fitted: dict[str, FittedStage] = {}
-        self._latest_attack: tuple[str, Tensor, Tensor, Passes] | None = None
+        self._latest_attack: tuple[str, Crafted] | None = None
+        self._calibrations: dict[str, Calibration] = {}
 
     # -- train ---------------------------------------------------------------------------------------------------
 
@@ -188,7 +197,7 @@ class Workshop:
         A point that a minimum-norm attack found outside the cell's ball is no attack of that size: the clean image
         stands there.
         """
-        images, _spent, passes = self._crafted(cell, attack)
+        images, _spent, passes, _routes = self._crafted(cell, attack)
         if attack.spec.search == "minimum-norm":
             clean = self.data.test_images(self.data.test_subset(cell.images))
             beyond = distance(images, clean, attack.threat.norm) > attack.threat.eps
@@ -201,69 +210,119 @@ class Workshop:
         ``distance`` is float64 ``[N]``; ``passes`` counts passes through the target, forward and backward.
         """
         clean = self.data.test_images(self.data.test_subset(cell.images))
-        images, spent, _passes = self._crafted(cell, attack)
+        images, spent, _passes, _routes = self._crafted(cell, attack)
         return {"distance": distance(images, clean, attack.threat.norm), "passes": spent}
 
-    def _crafted(self, cell: Cell, attack: AttackPlan) -> tuple[Tensor, Tensor, Passes]:
+    def routes_taken(self, cell: Cell, attack: AttackPlan) -> Routes:
+        """Return by gradient route on how many images it was tried, and how many fell to it."""
+        return self._crafted(cell, attack)[3]
+
+    def _crafted(self, cell: Cell, attack: AttackPlan) -> Crafted:
         if self._latest_attack is None or self._latest_attack[0] != attack.key:
             found = self._cached("attack", attack.key)
             if found is None:
                 with self._once(attack.key):
-                    images, spent, passes = self._run_attack(cell, attack)
-                self._save("attack", attack.key, {"adversarial": images, "spent": spent}, {"passes": passes})
+                    crafted = self._run_attack(cell, attack)
+                images, spent, passes, routes = crafted
+                facts = {"passes": passes, "routes": routes}
+                self._save("attack", attack.key, {"adversarial": images, "spent": spent}, facts)
             else:
-                images, spent, passes = found[0]["adversarial"], found[0]["spent"], found[1]["passes"]
-            self._latest_attack = (attack.key, images, spent, passes)
-        return self._latest_attack[1:]
+                tensors, facts = found
+                crafted = (tensors["adversarial"], tensors["spent"], facts["passes"], facts["routes"])
+            self._latest_attack = (attack.key, crafted)
+        return self._latest_attack[1]
 
-    def _run_attack(self, cell: Cell, attack: AttackPlan) -> tuple[Tensor, Tensor, Passes]:
-        runner: Attack = self.registry.make(attack.use.plugin, attack.use.params)
+    def _run_attack(self, cell: Cell, attack: AttackPlan) -> Crafted:
         counter = PassCounter()
-        seen = self._fit_all(cell, attack.model, attack.seen)
-        pipeline = Pipeline(self.classifier(cell, attack.model), seen, counter)
         subset = self.data.test_subset(cell.images)
-        who = f"attack {attack.use.label!r} of {attack.use.plugin.distribution}"
-        classes = self.data.info.classes
-        threat = searched(attack.spec, attack.threat, self.data.info.image_shape)
+        crafting = self.crafting(cell, attack, counter)
         batches, spent = [], []
         with self._stage("attack", attack.title(cell.id.defense), cell, len(subset), counter):
             done = 0
             for indices in torch.split(subset, self.batch_size):
                 rng = ImageRandom(derive_seed("attack", cell.id.seed), indices.tolist())
-                clean = self.data.test_images(indices).to(self.device)
-                labels = self.data.test_labels[indices].to(self.device)
-                targets = other_classes(labels, classes, rng.child("targets")) if attack.goal == "targeted" else None
-                target = target_for(
-                    attack.spec,
-                    attack.access,
-                    pipeline,
-                    rng.child("target"),
-                    classes=classes,
-                    eot=attack.eot,
-                    images=clean,
-                    labels=labels,
-                    threat=threat,
-                    targets=targets,
-                    queries=attack.queries,
-                )
-                request = AttackRequest(
-                    images=clean.clone(),
-                    labels=labels.clone(),
-                    threat=threat,
-                    target=target,
-                    rng=rng.child("attack"),
-                    targets=targets,
-                    queries=attack.queries,
-                    stop_on_success=attack.stop_on_success,
-                )
-                # What an attack draws from global state depends on its key and on the batch alone.
-                with global_seed("attack", attack.key, *indices[:1].tolist()):
-                    returned = attempt(runner, request)
-                batches.append(check_adversarial(returned, clean, threat, who).cpu())
-                spent.append(target.spent)
+                images, own = crafting.craft(self.batch(cell, attack, indices, rng))
+                batches.append(images.cpu())
+                spent.append(own)
                 done += len(indices)
                 self.progress.advance(done)
-        return torch.cat(batches), torch.cat(spent), counter.to_json()
+        routes: Routes = {name: count.to_json() for name, count in crafting.counts.items()}
+        return torch.cat(batches), torch.cat(spent), counter.to_json(), routes
+
+    def crafting(self, cell: Cell, attack: AttackPlan, counter: PassCounter) -> Crafting:
+        """Return what crafts an attack's images on the networks that it may see."""
+        stages = self._fit_all(cell, attack.model, attack.seen)
+        networks = Networks(
+            classifier=self.classifier(cell, attack.model),
+            stages=stages,
+            thresholds={} if attack.rate is None else self.thresholds(cell)[str(attack.rate)],
+            counter=counter,
+        )
+        return Crafting(
+            self.registry.make(attack.use.plugin, attack.use.params),
+            attack,
+            networks,
+            self.data.info.classes,
+            searched(attack.spec, attack.threat, self.data.info.image_shape),
+            f"attack {attack.use.label!r} of {attack.use.plugin.distribution}",
+        )
+
+    def batch(self, cell: Cell, attack: AttackPlan, indices: Tensor, rng: ImageRandom) -> Batch:
+        """Return test images to attack."""
+        images = self.data.test_images(indices).to(self.device)
+        labels = self.data.test_labels[indices].to(self.device)
+        targets = None
+        if attack.goal == "targeted":
+            targets = other_classes(labels, self.data.info.classes, rng.child("targets"))
+
+        def nearest(rows: Tensor) -> Tensor:
+            chosen = rows.to(images.device)
+            own = None if targets is None else targets[chosen]
+            return decoys(self.data, images[chosen], labels[chosen], own)
+
+        return Batch(images=images, labels=labels, targets=targets, rng=rng, decoys=nearest)
+
+    # -- calibrate -----------------------------------------------------------------------------------------------
+
+    def thresholds(self, cell: Cell) -> dict[str, dict[str, Threshold]]:
+        """Return by nominal false-positive rate, then component, where the cell's detecting stages flag.
+
+        Fixed on the clean validation images, as they reach each stage. A rate for which there can be none is left out;
+        ``no_thresholds`` says why.
+        """
+        return self._calibrated(cell)[0]
+
+    def no_thresholds(self, cell: Cell) -> dict[str, str]:
+        """Return by rate why there are no thresholds."""
+        return self._calibrated(cell)[1]
+
+    def _calibrated(self, cell: Cell) -> Calibration:
+        detecting = [stage.component for stage in cell.stages if stage.detects]
+        if not detecting:
+            return {}, {}
+        stages = [stage.key for stage in cell.stages]
+        key = content_key({"stage": "calibrate", "model": cell.model.key, "stages": stages, "seed": cell.id.seed})
+        if key not in self._calibrations:
+            found = self._cached("calibrate", key)
+            if found is None:
+                scores = self._validation_scores(cell)
+                self._save("calibrate", key, scores, {})
+            else:
+                scores = found[0]
+            self._calibrations[key] = calibrate({name: scores[name] for name in detecting})
+        return self._calibrations[key]
+
+    def _validation_scores(self, cell: Cell) -> dict[str, Tensor]:
+        pipeline = Pipeline(self.classifier(cell), self.stages(cell), PassCounter())
+        _fitting, (images, _labels) = self.data.parts
+        parts: dict[str, list[Tensor]] = {}
+        for rows in torch.split(torch.arange(len(images)), self.batch_size):
+            rng = ImageRandom(derive_seed("calibrate", cell.id.seed), rows.tolist())
+            with torch.no_grad(), global_seed("calibrate", *rows[:1].tolist()):
+                output = pipeline(images[rows].to(self.device), rng, detect=True)
+            for component, scores in output.anomaly.items():
+                parts.setdefault(component, []).append(scores.float().cpu())
+        return {component: torch.cat(own) for component, own in parts.items()}
 
     def has_networks(self, cell: Cell) -> bool:
         """Return whether the cell needs no training: its networks are in memory, in the cache, or need none."""

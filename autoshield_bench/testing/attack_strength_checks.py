@@ -12,6 +12,7 @@ from autoshield_bench.balls import distance
 from autoshield_bench.contracts import LossGradient, Norm, Target, ThreatModel
 from autoshield_bench.engine.access import QueryTarget
 from autoshield_bench.errors import AccessError
+from autoshield_bench.margins import margins
 from autoshield_bench.testing.attack_runs import (
     EPS,
     adversarial,
@@ -26,7 +27,7 @@ from autoshield_bench.testing.attack_runs import (
 from autoshield_bench.testing.checks import check
 from autoshield_bench.testing.outcome import ContractViolation, NotJudged, require
 from autoshield_bench.testing.subject import Subject
-from autoshield_bench.testing.world import IMAGES, World, margins
+from autoshield_bench.testing.world import IMAGES, World
 
 LINEAR_SHARE = 0.95
 """Share of the closed-form optimum that an attack with gradients must reach on a linear model."""
@@ -182,7 +183,7 @@ def stronger_than_noise(subject: Subject, world: World) -> None:
             continue
         noisy = (clean + EPS[norm] * noise).clamp(0, 1)
         with torch.no_grad():
-            before, attacked, random = (margins(model(x), labels).mean() for x in (clean, result, noisy))
+            before, attacked, random = (margins(model(x).double(), labels).mean() for x in (clean, result, noisy))
         gain, chance = float(attacked - before), float(random - before)
         require(
             gain > max(chance, 0.0),
@@ -241,7 +242,7 @@ def linear_optimum(subject: Subject, world: World) -> None:
         # Hoelder: the largest change of a linear function over a ball is eps times the dual norm of its weights.
         dual = float(gap.abs().sum() if norm == "linf" else gap.norm())
         with torch.no_grad():
-            before, after = margins(model(images), labels), margins(model(result), labels)
+            before, after = margins(model(images).double(), labels), margins(model(result).double(), labels)
         if declared(subject).search == "minimum-norm":
             _shortest(distance(result, images, norm), -before / dual, after, norm)
             continue
@@ -285,7 +286,7 @@ def targeted_goal(subject: Subject, world: World) -> None:
             result = adversarial(subject, request)
             model = world.classifier()
             with torch.no_grad():
-                before, after = (-margins(model(x), targets).mean() for x in (world.images, result))
+                before, after = (-margins(model(x).double(), targets).mean() for x in (world.images, result))
             gains.append(float(after - before))
         require(
             gains[0] > max(gains[1], 0.0),

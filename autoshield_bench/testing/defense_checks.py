@@ -238,7 +238,7 @@ def anomaly_scores(subject: Subject, world: World) -> None:
     pipeline = defense.pipeline(world.classifier())
     try:
         with torch.no_grad():
-            found = pipeline.anomaly_scores(images, world.rng(indices=list(range(len(images)))))
+            found = pipeline(images, world.rng(indices=list(range(len(images)))), detect=True).anomaly
     except CellError as error:
         raise ContractViolation(str(error)) from error
     for component, scores in found.items():

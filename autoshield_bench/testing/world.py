@@ -109,13 +109,6 @@ class World:
         return ImageRandom(seed, range(IMAGES) if indices is None else indices)
 
 
-def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the best other class's logit minus the true one's ``[N]``: positive where misclassified."""
-    others = logits.double().clone()
-    others.scatter_(1, labels[:, None], -torch.inf)
-    return others.amax(1) - logits.double().gather(1, labels[:, None])[:, 0]
-
-
 @contextlib.contextmanager
 def global_state(seed: int) -> Iterator[None]:
     """Seed the global generators for the block, and give back state, grad mode and default dtype afterwards.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from autoshield_bench.margins import margins
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -22,13 +24,10 @@ def cross_entropy(labels: Tensor) -> Loss:
 
 
 def margin(labels: Tensor) -> Loss:
-    """Return the best other class's logit minus the true one's: positive where misclassified.
-
-    Source: Carlini and Wagner 2017, arXiv:1608.04644, objective f6 without its cut-off.
-    """
+    """Return the best other class's logit minus the true one's: positive where misclassified."""
 
     def loss(logits: Tensor) -> Tensor:
-        return _others(logits, labels).amax(1) - _at(logits, labels)
+        return margins(logits, labels)
 
     return loss
 
@@ -75,9 +74,3 @@ _TINY = 1e-12
 
 def _at(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(1, classes[:, None])[:, 0]
-
-
-def _others(logits: Tensor, labels: Tensor) -> Tensor:
-    import torch
-
-    return logits.scatter(1, labels[:, None], -torch.inf)
