@@ -7,7 +7,7 @@ thread count and evaluation batch size, which change nothing but the order of fl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -34,10 +34,11 @@ from autoshield_bench.registry import Plugin, speaking_for
 from autoshield_bench.results import PLAN_SCHEMA, CellId
 from autoshield_bench.routes import Link, Route, all_routes, declared_route
 from autoshield_bench.seeding import derive_seed
-from autoshield_bench.source import harness_hash
+from autoshield_bench.source import evidence_hash, harness_hash
 from autoshield_bench.store import content_key, file_sha256
 from autoshield_bench.suite import DEFAULT_QUERIES, Suite
 from autoshield_bench.suite_check import SCORED_WHERE_MADE, LoadedSuite, flatten, takes_routes
+from autoshield_bench.verdicts import EvidenceId, Level
 from autoshield_bench.version import __version__
 
 
@@ -141,6 +142,18 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class EvidencePlan:
+    """One worst-case estimate to be judged."""
+
+    id: EvidenceId
+    key: str
+    cells: tuple[Cell, ...]
+    """The cells that it is taken over, the clean one first."""
+    easier: tuple[Cell, ...]
+    """Cells of the same defense and norm at smaller eps: what falls there falls here."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """The cells of a suite, in the order in which tables show them."""
 
@@ -152,6 +165,10 @@ class Plan:
     cells: tuple[Cell, ...]
     checkpoints: Mapping[str, str]
     """SHA-256 of each checkpoint that the suite names."""
+    level: Level
+    """How much evidence is taken."""
+    evidence: tuple[EvidencePlan, ...]
+    """What is judged; nothing where ``level`` is off."""
 
     def matching(self, pattern: str | None) -> tuple[Cell, ...]:
         """Return the cells whose id matches a shell pattern; all of them for None."""
@@ -173,6 +190,10 @@ class Plan:
             "checkpoints": dict(self.checkpoints),
             "plugins": used,
             "cells": [{"key": cell.key, "cell": cell.id.__dict__} for cell in self.cells],
+            "evidence": {
+                "level": self.level,
+                "records": [{"key": own.key, "where": own.id.__dict__} for own in self.evidence],
+            },
         }
 
 
@@ -189,6 +210,7 @@ def make_plan(
     batch_size: int,
     limit: int | None = None,
     checkpoints: Mapping[str, str] | None = None,
+    level: Level = "off",
 ) -> Plan:
     """Lay out the cells of a suite. Makes sure that the data are there, since their content is part of every key.
 
@@ -198,7 +220,7 @@ def make_plan(
     finished run can be made again where the files are not at hand. Raises DataError where data or a checkpoint are
     missing.
     """
-    return _Planner(loaded, data_dir, device, batch_size, limit, checkpoints or {}).plan()
+    return _Planner(loaded, data_dir, device, batch_size, limit, checkpoints or {}, level).plan()
 
 
 class _Planner:
@@ -210,8 +232,10 @@ class _Planner:
         batch_size: int,
         limit: int | None,
         checkpoints: Mapping[str, str],
+        level: Level,
     ) -> None:
         self._loaded = loaded
+        self._level = level
         self._checkpoints = dict(checkpoints)
         self._suite = loaded.suite
         self._registry = loaded.registry
@@ -248,7 +272,48 @@ class _Planner:
             for seed in suite.seeds
             for cell in self._cells_of(dataset_use.label, model, defense, seed, metrics)
         ]
-        return Plan(suite, dataset_use, self._data_dir, self._device, self._numeric, tuple(cells), self._checkpoints)
+        return Plan(
+            suite,
+            dataset_use,
+            self._data_dir,
+            self._device,
+            self._numeric,
+            tuple(cells),
+            self._checkpoints,
+            self._level,
+            () if self._level == "off" else tuple(self._evidence(cells)),
+        )
+
+    def _evidence(self, cells: Sequence[Cell]) -> Iterator[EvidencePlan]:
+        """Yield one plan per defense, threat and seed with a white-box attack."""
+        groups: dict[tuple[Any, ...], list[Cell]] = {}
+        for cell in cells:
+            groups.setdefault((cell.id.dataset, cell.id.model, cell.id.defense, cell.id.seed), []).append(cell)
+        for (dataset, model, defense, seed), own in groups.items():
+            clean = [cell for cell in own if cell.attack is None]
+            for threat in self._suite.threat_models:
+                here = [cell for cell in own if cell.attack is not None and cell.attack.threat == threat]
+                if not any(cell.id.access == "white-box" for cell in here):
+                    continue
+                easier = [
+                    cell
+                    for cell in own
+                    if cell.attack is not None
+                    and cell.attack.threat.norm == threat.norm
+                    and cell.attack.threat.eps < threat.eps
+                ]
+                where = EvidenceId(
+                    dataset=dataset, model=model, defense=defense, seed=seed, norm=threat.norm, eps=threat.eps
+                )
+                key = content_key(
+                    {
+                        "stage": "evidence",
+                        "source": evidence_hash(),
+                        "level": self._level,
+                        "cells": [cell.key for cell in (*clean, *here, *easier)],
+                    }
+                )
+                yield EvidencePlan(where, key, (*clean, *here), tuple(easier))
 
     def _use(self, kind: Kind, use: str, label: str, params: Mapping[str, Any]) -> Use:
         plugin = self._registry.find(kind, use)

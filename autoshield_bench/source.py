@@ -60,6 +60,12 @@ def harness_hash() -> str:
 
 
 @functools.cache
+def evidence_hash() -> str:
+    """Return the hash of the checks that gate a rank."""
+    return hash_files(_PACKAGE, (_PACKAGE / "engine" / "evidence").rglob("*.py"))
+
+
+@functools.cache
 def builtin_hash(kind: str) -> str:
     """Return the hash of the built-in plugins of one kind."""
     return hash_files(_PACKAGE, (_PACKAGE / "builtin" / f"{kind}s").rglob("*.py"))

@@ -29,6 +29,13 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         default=Path("results"),
         help="results go to DIR/<suite> (default: %(default)s)",
     )
+    parser.add_argument(
+        "--evidence",
+        choices=("fast", "full", "off"),
+        default="fast",
+        help="checks that gate a rank: fast costs at most 30 %% of the attacks they judge, full at most 150 %% "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="cache of networks and adversarial images")
 
 
@@ -73,5 +80,6 @@ def load(arguments: argparse.Namespace) -> tuple[LoadedSuite, RunOptions]:
         force=getattr(arguments, "force", False),
         batch_size=getattr(arguments, "batch_size", None),
         threads=getattr(arguments, "threads", None),
+        evidence=arguments.evidence,
     )
     return loaded, options

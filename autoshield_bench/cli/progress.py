@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
     from autoshield_bench.results import CellRecord
+    from autoshield_bench.verdicts import EvidenceRecord
 
 
 def watcher(*, quiet: bool) -> Progress:
@@ -39,6 +40,10 @@ class PlainProgress(Silence):
         """Say what the cell came to."""
         self._done += 1
         self.line(f"[{self._done}/{self._cells}] {summary(record)} ({seconds:.1f} s)")
+
+    def judged(self, evidence: EvidenceRecord, seconds: float) -> None:
+        """Say what the verdicts came to."""
+        self.line(f"{judgement(evidence)} ({seconds:.1f} s)")
 
     def warn(self, message: str) -> None:
         """Print the warning."""
@@ -98,6 +103,13 @@ class LiveProgress(Silence):
             self._bars.console.print(Text(f"{summary(record)} ({seconds:.1f} s)"))
             self._bars.advance(self._all)
 
+    def judged(self, evidence: EvidenceRecord, seconds: float) -> None:
+        """Leave a line for the verdicts."""
+        if self._bars is not None:
+            from rich.text import Text
+
+            self._bars.console.print(Text(f"{judgement(evidence)} ({seconds:.1f} s)"))
+
     def warn(self, message: str) -> None:
         """Print the warning."""
         warn(message)
@@ -107,6 +119,14 @@ class LiveProgress(Silence):
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
+
+
+def judgement(evidence: EvidenceRecord) -> str:
+    """Return what the verdicts on a worst case came to, in one line."""
+    against = [own.check for own in evidence.verdicts if own.costs_rank]
+    return f"{visible(str(evidence.where))}: evidence " + (
+        f"against a rank: {', '.join(against)}" if against else "well"
+    )
 
 
 def summary(record: CellRecord) -> str:

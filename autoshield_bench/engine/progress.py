@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from autoshield_bench.results import CellRecord
+from autoshield_bench.verdicts import EvidenceRecord
 
 
 class Progress(Protocol):
@@ -21,6 +22,9 @@ class Progress(Protocol):
 
     def cell(self, record: CellRecord, seconds: float) -> None:
         """A cell is finished and on disk."""
+
+    def judged(self, evidence: EvidenceRecord, seconds: float) -> None:
+        """A worst-case estimate was judged, and the verdicts are on disk."""
 
     def warn(self, message: str) -> None:
         """Something a user should know."""
@@ -42,6 +46,9 @@ class Silence:
         """Ignore."""
 
     def cell(self, record: CellRecord, seconds: float) -> None:
+        """Ignore."""
+
+    def judged(self, evidence: EvidenceRecord, seconds: float) -> None:
         """Ignore."""
 
     def warn(self, message: str) -> None:

@@ -20,7 +20,7 @@ from autoshield_bench.engine.journal import Journal
 from autoshield_bench.engine.progress import Progress, Silence
 from autoshield_bench.errors import CheckpointError, StoreError, UsageError, WriteError
 from autoshield_bench.numeric import Device, resolve_device
-from autoshield_bench.plan import Cell, Plan, make_plan
+from autoshield_bench.plan import Cell, EvidencePlan, Plan, make_plan
 from autoshield_bench.registry import speaking_for
 from autoshield_bench.reporting.derived import leaderboard_json, markdown_report
 from autoshield_bench.results import (
@@ -37,6 +37,7 @@ from autoshield_bench.seeding import global_seed
 from autoshield_bench.store import ArtifactStore, read_json, write_bytes, write_json, write_text
 from autoshield_bench.suite_check import LoadedSuite, load_suite
 from autoshield_bench.suite_file import replaced
+from autoshield_bench.verdicts import LEVELS, Level, evidence_path, read_evidence, write_evidence
 
 if TYPE_CHECKING:
     from autoshield_bench.engine.scoring import Score, Scorer
@@ -65,6 +66,9 @@ class RunOptions:
     """Compute everything again."""
     batch_size: int | None = None
     threads: int | None = None
+    evidence: Level = "fast"
+    """How much is spent on the checks that gate a rank: ``off``; ``fast``, at most 30 % of the passes of the attacks
+    that they judge; ``full``, at most 150 %."""
 
 
 def run(
@@ -80,6 +84,7 @@ def run(
     force: bool = False,
     batch_size: int | None = None,
     threads: int | None = None,
+    evidence: Level = "fast",
     progress: Progress | None = None,
 ) -> ResultSet:
     """Run a suite and return its results; see ``RunOptions`` for the arguments.
@@ -99,6 +104,7 @@ def run(
         force=force,
         batch_size=batch_size,
         threads=threads,
+        evidence=evidence,
     )
     return run_plan(plan_for(loaded, options), loaded, options, progress or Silence())
 
@@ -109,6 +115,8 @@ def plan_for(loaded: LoadedSuite, options: RunOptions) -> Plan:
         value = getattr(options, name)
         if value is not None and not 1 <= value <= most:
             raise UsageError(f"{name.replace('_', '-')}: {value} is not between 1 and {most}")
+    if options.evidence not in LEVELS:
+        raise UsageError(f"evidence: {options.evidence!r} is not one of {', '.join(LEVELS)}")
     if options.seed is not None:
         if not 0 <= options.seed < 2**31:
             raise UsageError(f"seed: {options.seed} is not between 0 and 2147483647")
@@ -123,6 +131,7 @@ def plan_for(loaded: LoadedSuite, options: RunOptions) -> Plan:
         device=device,
         batch_size=options.batch_size or BATCH_SIZES[device],
         limit=options.limit,
+        level=options.evidence,
     )
 
 
@@ -173,6 +182,7 @@ def run_plan(plan: Plan, loaded: LoadedSuite, options: RunOptions, progress: Pro
         raise UsageError(f"--only {options.only!r} matches no cell; `aubench plan` lists them")
     finished = {} if options.force else _finished(directory, chosen, loaded)
     waiting = [cell for cell in chosen if cell.key not in finished]
+    unjudged = _unjudged(directory, plan, chosen, waiting, force=options.force)
     _write_plan(directory, plan)
     progress.begin(len(chosen), len(chosen) - len(waiting))
     for label, reason in sorted(
@@ -186,8 +196,8 @@ def run_plan(plan: Plan, loaded: LoadedSuite, options: RunOptions, progress: Pro
         progress.warn(f"metric {label!r} was unavailable: {reason}; `--force` tries again")
     journal = Journal(directory)
     try:
-        if waiting:
-            _compute(_execution_order(waiting), plan, loaded, options, directory, journal, progress)
+        if waiting or unjudged:
+            _compute(_execution_order(waiting), unjudged, plan, loaded, options, directory, journal, progress)
     finally:
         journal.close()
         progress.end()
@@ -195,6 +205,32 @@ def run_plan(plan: Plan, loaded: LoadedSuite, options: RunOptions, progress: Pro
     write_text(directory / "derived" / "leaderboard.md", markdown_report(results))
     write_text(directory / "derived" / "leaderboard.json", leaderboard_json(results))
     return results
+
+
+def _unjudged(
+    directory: Path, plan: Plan, chosen: Sequence[Cell], waiting: Sequence[Cell], *, force: bool
+) -> list[EvidencePlan]:
+    """Return the worst-case estimates to judge: those whose cells are all run here or on disk, and not judged yet."""
+    running, here = {cell.key for cell in waiting}, {cell.key for cell in chosen}
+    found = []
+    for own in plan.evidence:
+        keys = {cell.key for cell in (*own.cells, *own.easier)}
+        if not keys & here:
+            continue
+        elsewhere = [cell for cell in (*own.cells, *own.easier) if cell.key not in running]
+        if not all((directory / cell_path(cell.key, cell.id)).exists() for cell in elsewhere):
+            continue
+        path = directory / evidence_path(own.key, own.id)
+        if force or keys & running or not _sound(path, own):
+            found.append(own)
+    return found
+
+
+def _sound(path: Path, own: EvidencePlan) -> bool:
+    try:
+        return path.exists() and read_evidence(path).key == own.key
+    except StoreError:
+        return False
 
 
 def _write_plan(directory: Path, plan: Plan) -> None:
@@ -225,6 +261,7 @@ def _execution_order(cells: list[Cell]) -> list[Cell]:
 
 def _compute(
     cells: list[Cell],
+    unjudged: list[EvidencePlan],
     plan: Plan,
     loaded: LoadedSuite,
     options: RunOptions,
@@ -270,6 +307,17 @@ def _compute(
             write_record(directory, record)
             journal.event("done", cell=str(cell.id), status=record.status, seconds=round(seconds, 4))
             progress.cell(record, seconds)
+        if unjudged:
+            from autoshield_bench.engine.evidence.judge import judge
+
+            for own in unjudged:
+                began = time.perf_counter()
+                with contextlib.redirect_stdout(sys.stderr):
+                    evidence = judge(own, plan.level, workshop, directory, env)
+                write_evidence(directory, evidence)
+                seconds = time.perf_counter() - began
+                journal.event("judged", where=str(own.id), seconds=round(seconds, 4))
+                progress.judged(evidence, seconds)
 
 
 def _record(cell: Cell, scorer: Scorer, directory: Path, env: str) -> CellRecord:

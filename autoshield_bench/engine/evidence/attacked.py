@@ -1,0 +1,333 @@
+"""Checks that attack again: with other eyes, for longer, without bounds, and on images nobody has seen.
+
+Each says beforehand how many images its part of the budget buys. A count fails only when it shows, at 99 %, more than
+the check permits, and only after the white-box attack was given one more chance with more restarts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from autoshield_bench.contracts import ThreatModel
+from autoshield_bench.engine.evidence.case import Case, Images, beyond
+from autoshield_bench.engine.evidence.recorded import is_iterative
+from autoshield_bench.plan import Cell
+from autoshield_bench.statistics import clopper_pearson
+from autoshield_bench.verdicts import Verdict
+
+FEWEST = 500
+"""Evaluated images below which nothing is said about convergence."""
+
+PARTS = {"unbounded": 0.1, "iterative": 0.1, "held-out": 0.2, "black-box": 0.2, "converged": 0.4}
+"""Shares of the budget, in the order in which the checks are made."""
+
+_SPARE = 0.9
+"""What of it they may spend; the rest is for the last probes."""
+
+_STEPS = 20
+"""Gradient steps of the checks' own attacks, where a check says nothing else."""
+
+
+@dataclass(frozen=True)
+class Spoils:
+    """What an attack made of survivors."""
+
+    images: Images
+    fallen: Tensor
+
+
+def affordable(case: Case, check: str, per_image: int) -> int:
+    """Return how many images the check's part of what is left buys at so many passes each.
+
+    What a check did not need goes to those after it.
+    """
+    order = list(PARTS)
+    remaining = sum(PARTS[later] for later in order[order.index(check) :])
+    return int(case.left * _SPARE * PARTS[check] / remaining) // max(per_image, 1)
+
+
+def _pay(case: Case, steps: int) -> int:
+    """Return the passes of so many gradient steps of one image by every route, with what judging costs."""
+    return (steps + 1) * case.unit * len(case.routes) + case.scoring
+
+
+def _strike(case: Case, images: Images, purpose: str, *, steps: int, restarts: int = 1) -> Tensor:
+    """Return which of the images fall to APGD on the margin; to the detector-aware attack where the defense detects."""
+    if case.rate is not None:
+        crafting = case.crafting("detector-pgd", {"steps": steps, "restarts": restarts})
+    else:
+        crafting = case.crafting("apgd", {"loss": "margin", "steps": steps, "restarts": restarts})
+    return case.fallen(case.attack(crafting, images, purpose), images, purpose)
+
+
+# -- unbounded ------------------------------------------------------------------------------------------------------
+
+
+def unbounded(case: Case) -> Verdict:
+    """Without bounds (L-infinity eps 1) the white-box attack breaks every image."""
+    steps = 2 * _STEPS
+    standing = case.test(case.stands(case.clean) & case.evaluated)
+    # Nearly every image falls within a few steps, and leaves.
+    images = case.sample(standing, min(64, affordable(case, "unbounded", case.unit * (steps // 2))), "unbounded")
+    if len(images) < 5:
+        return _poor("unbounded", f"{len(images)} images")
+    left = images
+    for number, loss in enumerate(("margin", "cross-entropy", "margin")):
+        params: dict[str, Any] = {"loss": loss, "steps": steps, "restarts": 1 + number}
+        crafting = case.crafting("pgd", params, threat=ThreatModel(norm="linf", eps=1.0))
+        if case.rate is not None:
+            params = {"steps": steps, "restarts": 1 + number}
+            crafting = case.crafting("detector-pgd", params, threat=ThreatModel(norm="linf", eps=1.0))
+        found = case.attack(crafting, left, f"unbounded {number}")
+        left = left.at(~case.fallen(found, left, "unbounded"))
+        if not len(left):
+            break
+    numbers: dict[str, Any] = {"images": len(images), "standing": len(left)}
+    text = f"{len(left)} of {len(images)} images stand at L-infinity eps 1"
+    return Verdict(check="unbounded", ruling="fail" if len(left) else "pass", text=text, numbers=numbers)
+
+
+# -- iterative ------------------------------------------------------------------------------------------------------
+
+
+def iterative(case: Case) -> Verdict:
+    """No more images than chance allows fall to a single step and stand under the iterative attacks."""
+    known = {cell.key: is_iterative(case, cell) for cell in case.well(case.white)}
+    walking = [cell for cell in case.well(case.white) if known[cell.key] is not False]
+    if not walking:
+        text = "no iterative white-box attack was run"
+        return Verdict(check="iterative", ruling="fail", text=text, numbers={})
+    common, standing = _common(case, walking)
+    single = [cell for cell in case.well(case.white) if known[cell.key] is False]
+    n = common.bit_count()
+    told, asked = 0, n
+    for cell in single:
+        told |= standing & ~case.stands(cell) & case.outcomes(cell).evaluated
+    if not single:
+        images = case.sample(
+            case.test(standing), affordable(case, "iterative", 2 * case.unit + case.scoring), "iterative"
+        )
+        found = case.attack(case.crafting("fgsm", {}), images, "iterative")
+        fallen = case.fallen(found, images, "iterative")
+        told = _mask(images.indices[fallen])
+        asked = round(n * len(images) / max(standing.bit_count(), 1))
+    count = told.bit_count()
+    first = count
+    if beyond(count, max(asked, 1), _MAY_DIFFER):
+        images = case.test(told)
+        steps = min(2 * _STEPS, affordable(case, "iterative", 1) // max(len(images) * _pay(case, 1) * 2, 1))
+        if steps >= _STEPS // 2:
+            count -= int(_strike(case, images, "iterative again", steps=steps, restarts=2).sum())
+    failed = beyond(count, max(asked, 1), _MAY_DIFFER)
+    again = "" if first == count else f" ({first} before the iterative attack was given more restarts)"
+    return Verdict(
+        check="iterative",
+        ruling="fail" if failed else "pass",
+        text=f"{count} of {asked} images fall to a single step and stand under the iterative attacks{again}",
+        numbers={"single_step_only": count, "before_escalation": first, "images": asked},
+    )
+
+
+_MAY_DIFFER = 0.005
+
+
+# -- converged ------------------------------------------------------------------------------------------------------
+
+
+def converged(case: Case) -> Verdict:
+    """Attacking the survivors again, for twice as long and with more restarts, breaks hardly any."""
+    n, survivors = case.evaluated.bit_count(), case.test(case.standing)
+    if n < FEWEST:
+        text = f"only {n} images were evaluated by every attack; {FEWEST} are needed"
+        return Verdict(check="converged", ruling="unproven", text=text, numbers={"images": n})
+    if not len(survivors):
+        text = "no image stands, so there is nothing to attack again"
+        return Verdict(check="converged", ruling="pass", text=text, numbers={"images": n, "survivors": 0})
+    steps = 2 * max((_steps(cell) for cell in case.well(case.white)), default=_STEPS)
+    cost = _pay(case, steps) * 2
+    images = case.sample(survivors, affordable(case, "converged", cost), "converged")
+    while len(images) < min(len(survivors), _ENOUGH) and steps > 2 * _STEPS:
+        # Fewer steps on enough images say more than all steps on a handful.
+        steps = max(steps // 2, 2 * _STEPS)
+        cost = _pay(case, steps) * 2
+        images = case.sample(survivors, affordable(case, "converged", cost), "converged")
+    if len(images) < min(len(survivors), _ENOUGH):
+        return _poor("converged", f"{len(images)} of {len(survivors)} survivors")
+    fallen = int(_strike(case, images, "converged", steps=steps, restarts=2).sum())
+    low, high = (bound * len(survivors) / n for bound in clopper_pearson(fallen, len(images), confidence=0.98))
+    more = fallen / len(images) * len(survivors) / n
+    text = (
+        f"{fallen} of {len(images)} survivors asked fall to {steps} steps with 2 restarts: "
+        f"{100 * more:.1f} points [{100 * low:.1f}, {100 * high:.1f}] of robust accuracy"
+    )
+    return Verdict(
+        check="converged",
+        ruling="fail" if low > _MAY_DIFFER else "pass",
+        text=text,
+        numbers={"fallen": fallen, "asked": len(images), "survivors": len(survivors), "images": n, "steps": steps},
+    )
+
+
+_ENOUGH = 40
+"""Survivors that are asked at least, where there are so many."""
+
+
+def _steps(cell: Cell) -> int:
+    steps = cell.attack.use.params.get("steps") if cell.attack else None
+    return steps if isinstance(steps, int) else 2 * _STEPS
+
+
+# -- black-box ------------------------------------------------------------------------------------------------------
+
+
+def black_box(case: Case) -> Verdict:
+    """Attacks that see less break hardly any image that the white-box attacks left standing."""
+    white = [cell for cell in case.well(case.white) if cell in case.counted()]
+    common, standing = _common(case, white)
+    told = 0
+    for cell in case.well(case.attacked):
+        if cell.id.access != "white-box":
+            told |= standing & ~case.stands(cell) & case.outcomes(cell).evaluated
+    n = common.bit_count()
+    escaped = told.bit_count()
+    asked = case.test(case.standing & standing)
+    cost = 2 * (_STEPS + 1) + _QUERIES * case.forward + 2 * case.scoring
+    images = case.sample(asked, affordable(case, "black-box", cost), "black-box")
+    fallen = torch.zeros(len(images), dtype=torch.bool)
+    if len(images):
+        bare = case.crafting("pgd", {"loss": "margin", "steps": _STEPS}, bare=True)
+        fallen |= case.fallen(case.attack(bare, images, "transfer"), images, "transfer")
+        square = case.crafting("square", {"queries": _QUERIES}, routes=case.routes[:1])
+        left = images.at(~fallen)
+        if len(left):
+            hit = case.fallen(case.attack(square, left, "square"), left, "square")
+            fallen[(~fallen).nonzero()[:, 0][hit]] = True
+    first = escaped, int(fallen.sum())
+    if _too_many(escaped, n) or _too_many(int(fallen.sum()), len(images), len(asked), n):
+        # Had the white-box attack found them with more restarts, it was not blind to them.
+        old, new = case.test(told), images.at(fallen)
+        room = affordable(case, "black-box", 1) // max(_pay(case, _STEPS) * 2, 1)
+        if room >= 5:
+            old, new = case.sample(old, room // 2, "told"), case.sample(new, room // 2, "told")
+            escaped -= _found(case, old, "black-box told", told.bit_count())
+            fallen_now = int(fallen.sum()) - _found(case, new, "black-box new", int(fallen.sum()))
+        else:
+            fallen_now = int(fallen.sum())
+    else:
+        fallen_now = int(fallen.sum())
+    failed = _too_many(escaped, n) or _too_many(fallen_now, len(images), len(asked), n)
+    text = (
+        f"less knowing attacks of the suite break {escaped} of {n} images that white-box ones left standing, and "
+        f"transferred examples and {_QUERIES} queries of Square break {fallen_now} of {len(images)} asked"
+    )
+    if (escaped, fallen_now) != first:
+        text += f" ({first[0]} and {first[1]} before the white-box attack was given more restarts)"
+    ruling = "fail" if failed else "pass" if len(images) >= min(len(asked), _ENOUGH // 2) else "unproven"
+    if ruling == "unproven":
+        return _poor("black-box", f"{len(images)} of {len(asked)} survivors")
+    return Verdict(
+        check="black-box",
+        ruling="fail" if failed else "pass",
+        text=text,
+        numbers={"escaped": escaped, "images": n, "fallen": fallen_now, "asked": len(images), "survivors": len(asked)},
+    )
+
+
+_QUERIES = 100
+
+
+def _found(case: Case, images: Images, purpose: str, of: int) -> int:
+    """Return how many of so many images the white-box attack finds itself, estimated from those given."""
+    if not len(images):
+        return 0
+    return round(of * float(_strike(case, images, purpose, steps=_STEPS, restarts=2).float().mean()))
+
+
+def _too_many(count: int, asked: int, survivors: int | None = None, n: int | None = None) -> bool:
+    if not asked:
+        return False
+    share = 1.0 if survivors is None or not n else survivors / n
+    return clopper_pearson(count, asked, confidence=0.98)[0] * share > 0.002
+
+
+# -- held-out -------------------------------------------------------------------------------------------------------
+
+
+def held_out(case: Case) -> Verdict:
+    """The defense is as robust on images that it cannot have met as on the test images."""
+    most = affordable(case, "held-out", 3 * _pay(case, _STEPS // 2))
+    _fitting, (images, labels) = case.workshop.data.parts
+    fresh = Images(images, labels, torch.arange(len(labels)) + (1 << 30))
+    known = case.sample(case.test(case.evaluated), min(most, _HELD), "held-out")
+    fresh = case.sample(fresh, min(most, _HELD), "held-out")
+    if min(len(known), len(fresh)) < 30:
+        return _poor("held-out", f"{min(len(known), len(fresh))} images")
+    moved = Images(_shifted(fresh.images), fresh.labels, fresh.indices + (1 << 30))
+    standing = {}
+    for name, own in (("test", known), ("fresh", fresh), ("shifted", moved)):
+        right = ~case.fallen(own.images, own, "held-out clean")
+        broken = torch.ones(len(own), dtype=torch.bool)
+        if bool(right.any()):
+            broken[right] = _strike(case, own.at(right), f"held-out {name}", steps=_STEPS // 2)
+        standing[name] = int((~broken).sum())
+    # What a shift by a pixel costs the undefended classifier itself is no sign of memory.
+    loss = max(0.0, _clean(case, fresh) - _clean(case, moved))
+    low = clopper_pearson(standing["test"], len(known), confidence=0.98)[0]
+    high = clopper_pearson(standing["fresh"], len(fresh), confidence=0.98)[1]
+    high_moved = clopper_pearson(standing["shifted"], len(moved), confidence=0.98)[1]
+    failed = low > high or low > high_moved + loss + _SHIFT_MAY_COST
+    shares = {
+        "test": standing["test"] / len(known),
+        "fresh": standing["fresh"] / len(fresh),
+        "shifted": standing["shifted"] / len(moved),
+    }
+    text = (
+        f"robust on {shares['test']:.2f} of {len(known)} test images, {shares['fresh']:.2f} of {len(fresh)} validation "
+        f"images and {shares['shifted']:.2f} of those shifted by a pixel, under one short attack"
+    )
+    return Verdict(check="held-out", ruling="fail" if failed else "pass", text=text, numbers=shares)
+
+
+_HELD = 200
+_SHIFT_MAY_COST = 0.1
+
+
+def _clean(case: Case, images: Images) -> float:
+    with torch.no_grad():
+        logits = case.bare(images.images.to(case.device), case.rng(images, "bare")).logits.cpu()
+    return float((logits.argmax(1) == images.labels).float().mean())
+
+
+def _shifted(images: Tensor) -> Tensor:
+    """Return the images moved by one pixel to the right and down; the border repeats."""
+    return functional.pad(images, (1, 0, 1, 0), mode="replicate")[..., :-1, :-1]
+
+
+# -- shared ---------------------------------------------------------------------------------------------------------
+
+
+def _poor(check: str, what: str) -> Verdict:
+    text = f"this level of evidence buys {what} only, since the attacks that it judges are cheap; --evidence full"
+    return Verdict(check=check, ruling="unproven", text=text, numbers={})
+
+
+def _common(case: Case, cells: list[Cell]) -> tuple[int, int]:
+    """Return the masks of images that some cells all evaluated, and of those that stand under them and when clean."""
+    common = case.evaluated
+    standing = common & case.stands(case.clean)
+    for cell in cells:
+        common &= case.outcomes(cell).evaluated
+        standing &= case.stands(cell)
+    return common, standing & common
+
+
+def _mask(indices: Tensor) -> int:
+    mask = 0
+    for index in indices.tolist():
+        mask |= 1 << index
+    return mask

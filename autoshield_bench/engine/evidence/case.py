@@ -1,0 +1,272 @@
+"""One worst-case estimate under judgement: its cells, its networks, its images, and what may be spent on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cached_property, reduce
+from operator import and_
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoshield_bench.contracts import ThreatModel
+from autoshield_bench.detection import RANKED_RATE
+from autoshield_bench.engine.crafting import Batch, Crafting, Networks
+from autoshield_bench.engine.guard import check_logits
+from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline, Threshold
+from autoshield_bench.engine.stages import Workshop
+from autoshield_bench.errors import CellError
+from autoshield_bench.outcomes import Outcomes
+from autoshield_bench.plan import AttackPlan, Cell, EvidencePlan, Use
+from autoshield_bench.results import CellRecord
+from autoshield_bench.routes import Route, declared_route
+from autoshield_bench.seeding import ImageRandom, derive_seed, global_seed
+from autoshield_bench.statistics import clopper_pearson
+
+DRAWS = 20
+"""Draws by which a stochastic defense is judged wherever an image counts as fallen."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Images with labels, on the CPU, and the numbers under which their randomness is drawn."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def at(self, rows: Tensor) -> Images:
+        """Return some of them."""
+        return Images(self.images[rows], self.labels[rows], self.indices[rows])
+
+
+class Case:
+    """What the checks see."""
+
+    def __init__(self, plan: EvidencePlan, records: Mapping[str, CellRecord], workshop: Workshop, budget: int) -> None:
+        self.plan = plan
+        self.workshop = workshop
+        self.records = records
+        self.counter = PassCounter()
+        self.budget = budget
+        self.clean = plan.cells[0]
+        self.attacked = [cell for cell in plan.cells if cell.attack is not None]
+        self.white = [cell for cell in self.attacked if cell.id.access == "white-box"]
+
+    # -- what was measured -----------------------------------------------------------------------------------------
+
+    def record(self, cell: Cell) -> CellRecord | None:
+        """Return a cell's record if it is well."""
+        found = self.records.get(cell.key)
+        return found if found is not None and found.outcomes is not None else None
+
+    def outcomes(self, cell: Cell) -> Outcomes:
+        """Return what a cell came to. Raises CellError where it failed."""
+        record = self.record(cell)
+        if record is None or record.outcomes is None:
+            raise CellError(f"{cell.id} has no result")
+        return record.outcomes
+
+    def well(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Return the cells that did not fail."""
+        return [cell for cell in cells if self.record(cell) is not None]
+
+    def stands(self, cell: Cell) -> int:
+        """Return the mask of images that stand in a cell: right, or flagged where the defense detects.
+
+        A clean image that is flagged is lost.
+        """
+        outcomes, flagged = self.outcomes(cell), 0
+        detection = self.records[cell.key].detection
+        if self.rate is not None and detection is not None:
+            flagged = detection.flagged[str(self.rate)] & outcomes.evaluated
+        return outcomes.correct & ~flagged if cell.attack is None else outcomes.correct | flagged
+
+    def counted(self) -> list[Cell]:
+        """Return the cells that the worst case is taken over: no detector-aware ones of another rate."""
+        return [cell for cell in self.well(self.plan.cells) if cell.id.fpr in (None, self.rate)]
+
+    @cached_property
+    def evaluated(self) -> int:
+        """Mask of the images that every counted cell evaluated."""
+        own = [
+            record.outcomes.evaluated for cell in self.counted() if (record := self.record(cell)) and record.outcomes
+        ]
+        return reduce(and_, own) if own else 0
+
+    @cached_property
+    def standing(self) -> int:
+        """Mask of those that stand under all of them, and under the attacks at smaller eps."""
+        own = [self.stands(cell) for cell in self.counted()]
+        for cell in self.well(self.plan.easier):
+            if cell.id.fpr in (None, self.rate):
+                own.append(self.stands(cell) | ~self.outcomes(cell).evaluated)
+        return reduce(and_, own, self.evaluated)
+
+    @cached_property
+    def rate(self) -> float | None:
+        """Nominal false-positive rate of the joint game that ranks a defense that detects; None for any other."""
+        detects = any(stage.detects for stage in self.clean.stages)
+        return RANKED_RATE if detects and str(RANKED_RATE) in self.workshop.thresholds(self.clean) else None
+
+    # -- images ------------------------------------------------------------------------------------------------------
+
+    def test(self, mask: int) -> Images:
+        """Return the test images of a mask."""
+        data = self.workshop.data
+        indices = torch.tensor([i for i in range(data.info.test_size) if mask >> i & 1], dtype=torch.int64)
+        return Images(data.test_images(indices), data.test_labels[indices], indices)
+
+    def sample(self, images: Images, most: int, purpose: str) -> Images:
+        """Return at most so many of them, drawn at random, the same ones each time."""
+        if len(images) <= most:
+            return images
+        source = torch.Generator().manual_seed(derive_seed("evidence", purpose, self.plan.id.seed))
+        return images.at(torch.randperm(len(images), generator=source)[:most].sort().values)
+
+    # -- networks ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def stages(self) -> tuple[FittedStage, ...]:
+        """The fitted stages."""
+        return self.workshop.stages(self.clean)
+
+    @cached_property
+    def thresholds(self) -> Mapping[str, Threshold]:
+        """Where stages flag at the ranked rate."""
+        return {} if self.rate is None else self.workshop.thresholds(self.clean)[str(self.rate)]
+
+    @cached_property
+    def networks(self) -> Networks:
+        """What attacks are let loose on."""
+        return Networks(
+            classifier=self.workshop.classifier(self.clean),
+            stages=self.stages,
+            thresholds=self.thresholds,
+            counter=self.counter,
+        )
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The whole defended pipeline."""
+        return self.networks.along(declared_route([stage.link for stage in self.clean.stages]))
+
+    @cached_property
+    def bare(self) -> Pipeline:
+        """The undefended classifier."""
+        return Pipeline(self.networks.classifier, (), self.counter)
+
+    @property
+    def device(self) -> str:
+        """Where to compute."""
+        return self.workshop.device
+
+    @cached_property
+    def eot(self) -> int:
+        """Draws per gradient of the judged white-box attacks."""
+        return max((cell.attack.eot for cell in self.white if cell.attack), default=1)
+
+    @cached_property
+    def forward(self) -> int:
+        """Passes that one image costs, once through the pipeline."""
+        return 1 + len(self.pipeline.stages) + (2 * len(self.pipeline.detectors) if self.thresholds else 0)
+
+    @property
+    def unit(self) -> int:
+        """Passes that one gradient of one image costs."""
+        return 2 * self.forward * self.eot
+
+    @property
+    def scoring(self) -> int:
+        """Passes that it costs to see whether one image has fallen."""
+        return self.forward * (DRAWS if self.pipeline.stochastic else 1)
+
+    @property
+    def left(self) -> int:
+        """Passes that may still be spent."""
+        return self.budget - self.counter.total()
+
+    # -- attacks -----------------------------------------------------------------------------------------------------
+
+    def crafting(
+        self,
+        attack: str,
+        params: Mapping[str, Any],
+        *,
+        threat: ThreatModel | None = None,
+        routes: tuple[Route, ...] | None = None,
+        bare: bool = False,
+    ) -> Crafting:
+        """Return a built-in attack on the whole pipeline, by the routes that the judged attacks took."""
+        registry = self.workshop.registry
+        plugin = registry.find("attack", f"autoshield-bench/{attack}")
+        use = Use(attack, plugin, registry.filled_params(plugin, params))
+        model = next(cell.attack for cell in self.white if cell.attack is not None)
+        plan: AttackPlan = dataclasses.replace(
+            model,
+            use=use,
+            threat=threat or model.threat,
+            routes=(declared_route([]),) if bare else routes or self.routes,
+            rate=self.rate if use.plugin.spec.detector_aware else None,  # type: ignore[attr-defined]
+            goal="untargeted",
+            eot=self.eot,
+            queries=None,
+            stop_on_success=not bare,
+            key=f"evidence {self.plan.key} {attack}",
+        )
+        networks = dataclasses.replace(self.networks, stages=()) if bare else self.networks
+        who = f"evidence's attack {attack!r}"
+        classes = self.workshop.data.info.classes
+        return Crafting(registry.make(plugin, params), plan, networks, classes, plan.threat, who)
+
+    @cached_property
+    def routes(self) -> tuple[Route, ...]:
+        """The gradient routes of the judged attack that takes most of them."""
+        return max((cell.attack.routes for cell in self.white if cell.attack), key=len)
+
+    def attack(self, crafting: Crafting, images: Images, purpose: str) -> Tensor:
+        """Return adversarial images, on the CPU."""
+        found = []
+        for rows in torch.split(torch.arange(len(images)), self.workshop.batch_size):
+            part = images.at(rows)
+            batch = Batch(
+                images=part.images.to(self.device),
+                labels=part.labels.to(self.device),
+                targets=None,
+                rng=self.rng(part, purpose),
+                decoys=lambda _rows, clean=part.images: clean,  # type: ignore[misc]
+            )
+            found.append(crafting.craft(batch)[0].cpu())
+        return torch.cat(found) if found else images.images
+
+    def fallen(self, x: Tensor, images: Images, purpose: str) -> Tensor:
+        """Return which images ``[N]`` are misclassified and not flagged, by most of their draws."""
+        count = torch.zeros(len(images), dtype=torch.int64)
+        draws = DRAWS if self.pipeline.stochastic else 1
+        for rows in torch.split(torch.arange(len(images)), self.workshop.batch_size):
+            part = images.at(rows)
+            for draw in range(draws):
+                with torch.no_grad(), global_seed("evidence", purpose, draw):
+                    rng = self.rng(part, purpose).child("score", draw)
+                    output = self.pipeline(x[rows].to(self.device), rng, detect=bool(self.thresholds))
+                classes = self.workshop.data.info.classes
+                logits = check_logits(output.logits, len(part), classes, "the defended pipeline").cpu()
+                down = logits.argmax(1) != part.labels
+                if self.thresholds:
+                    down &= (self.pipeline.excess(output.anomaly) <= 0).cpu()
+                count[rows] += down
+        return 2 * count > draws
+
+    def rng(self, images: Images, purpose: str) -> ImageRandom:
+        """Return the images' randomness."""
+        return ImageRandom(derive_seed("evidence", purpose, self.plan.id.seed), images.indices.tolist())
+
+
+def beyond(count: int, n: int, share: float) -> bool:
+    """Return whether a count of images shows, at 99 %, that more than a share of all such images would be counted."""
+    return clopper_pearson(count, n, confidence=0.98)[0] > share

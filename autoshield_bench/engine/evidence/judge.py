@@ -1,0 +1,93 @@
+"""Runs every check on one worst-case estimate and writes down the verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from autoshield_bench.engine.evidence import attacked, probes, recorded
+from autoshield_bench.engine.evidence.case import Case
+from autoshield_bench.engine.stages import Workshop, describe_failure
+from autoshield_bench.errors import CheckpointError, StoreError, WriteError
+from autoshield_bench.plan import EvidencePlan
+from autoshield_bench.results import CellRecord, cell_path, read_record
+from autoshield_bench.seeding import global_seed
+from autoshield_bench.verdicts import SHARE_OF_COST, EvidenceRecord, Level, Verdict
+
+CHECKS = (
+    "valid",
+    "live",
+    "zero-budget",
+    "reach",
+    "unbounded",
+    "iterative",
+    "converged",
+    "black-box",
+    "gradients",
+    "randomness",
+    "held-out",
+    "detector",
+)
+"""Every check, in the order of tables."""
+
+
+def judge(plan: EvidencePlan, level: Level, workshop: Workshop, directory: Path, env: str) -> EvidenceRecord:
+    """Return the verdicts on one defense under one threat and training seed."""
+    records = _records(plan, directory)
+    spent = [sum(_passes(records[cell.key])) for cell in plan.cells if cell.key in records]
+    judged = sum(spent)
+    case = Case(plan, records, workshop, int(judged * SHARE_OF_COST[level]))
+    workshop.progress.stage(f"evidence on {plan.id}", len(CHECKS))
+    found: dict[str, Verdict] = {}
+
+    def take(check: str, ask: Callable[[], Verdict]) -> None:
+        try:
+            with global_seed("evidence", plan.key, check):
+                found[check] = ask()
+        except (CheckpointError, WriteError):
+            raise
+        except (Exception, SystemExit) as error:
+            # A defense that cannot even be asked is not thereby robust.
+            text = f"the check could not be made: {describe_failure(error)}"
+            found[check] = Verdict(check=check, ruling="unproven", text=text)
+        workshop.progress.advance(len(found))
+
+    take("valid", lambda: recorded.valid(case))
+    if case.record(case.clean) is not None:
+        before = probes.picture(case)
+        take("zero-budget", lambda: probes.zero_budget(case))
+        take("randomness", lambda: probes.randomness(case))
+        take("gradients", lambda: probes.gradients(case))
+        take("reach", lambda: recorded.reach(case))
+        take("detector", lambda: recorded.detector(case))
+        take("unbounded", lambda: attacked.unbounded(case))
+        take("iterative", lambda: attacked.iterative(case))
+        take("held-out", lambda: attacked.held_out(case))
+        take("black-box", lambda: attacked.black_box(case))
+        take("converged", lambda: attacked.converged(case))
+        take("live", lambda: probes.live(case, before))
+    verdicts = tuple(found[check] for check in CHECKS if check in found)
+    return EvidenceRecord(
+        key=plan.key,
+        where=plan.id,
+        level=level,
+        verdicts=verdicts,
+        passes=case.counter.total(),
+        judged=judged,
+        env=env,
+    )
+
+
+def _records(plan: EvidencePlan, directory: Path) -> dict[str, CellRecord]:
+    found = {}
+    for cell in (*plan.cells, *plan.easier):
+        try:
+            record = read_record(directory / cell_path(cell.key, cell.id))
+        except StoreError:
+            continue  # judged as a cell without a result
+        found[cell.key] = record
+    return found
+
+
+def _passes(record: CellRecord) -> list[int]:
+    return [count for component in record.passes.get("attack", {}).values() for count in component.values()]
