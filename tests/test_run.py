@@ -91,7 +91,7 @@ def go(source, folder, *, results="results", cache="cache", plugins=(), **option
     """Run a suite below ``folder`` on one thread; return its results and what was told."""
     watch = Watch()
     loaded = load_suite(source, plugins=plugins)
-    given = {"threads": 1, "limit": LIMIT, **options}
+    given = {"threads": 1, "limit": LIMIT, "evidence": "off", **options}
     found = run(loaded, results_dir=folder / results, cache_dir=folder / cache, progress=watch, **given)
     return found, watch
 
