@@ -1,0 +1,277 @@
+"""Evidence: what each check catches, what it spends, and when it is taken again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_access import Plugins
+from test_registry import aubench
+
+from autoshield_bench import load_suite, run
+from autoshield_bench.contracts import Defense, DefenseSpec, FitRequest
+from autoshield_bench.engine.evidence.judge import CHECKS
+from autoshield_bench.engine.evidence.probes import held_modules_of
+from autoshield_bench.engine.progress import Silence
+from autoshield_bench.errors import UsageError
+from autoshield_bench.hookspecs import hookimpl
+from autoshield_bench.results import ResultSet, load_results
+from autoshield_bench.seeding import ImageRandom
+from autoshield_bench.verdicts import SHARE_OF_COST, EvidenceRecord, read_evidence
+
+Tensor = torch.Tensor
+Runner = Callable[..., ResultSet]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass(kw_only=True)
+class Hypocrite(Defense):
+    """Answers otherwise as soon as somebody asks for gradients."""
+
+    def purify(self, x: Tensor, rng: ImageRandom) -> Tensor:
+        return (1 - x) + 0 * x if torch.is_grad_enabled() and x.requires_grad else x * 0.99
+
+
+@dataclass(kw_only=True)
+class Cut(Defense):
+    """Cuts the graph, and calls itself differentiable."""
+
+    def purify(self, x: Tensor, rng: ImageRandom) -> Tensor:
+        return x.detach() * 0.9
+
+
+@dataclass(kw_only=True)
+class Learner(Defense):
+    """Goes on learning while it is attacked."""
+
+    def __post_init__(self) -> None:
+        self._network = torch.nn.BatchNorm2d(1, affine=False)
+
+    def purify(self, x: Tensor, rng: ImageRandom) -> Tensor:
+        self._network.num_batches_tracked += 1
+        return x * 0.98 + 0.01
+
+    def modules(self) -> list[torch.nn.Module]:
+        return [self._network]
+
+
+@dataclass(kw_only=True)
+class Alarm(Defense):
+    """A detector whose threshold was learnt on nicer images than it meets."""
+
+    def fit(self, request: FitRequest) -> None:
+        self._known = request.validation_images
+
+    def state(self) -> dict[str, Tensor]:
+        return {"known": self._known}
+
+    def load(self, state: Any) -> None:
+        self._known = state["known"]
+
+    def anomaly_score(self, x: Tensor, classify: Callable[[Tensor], Tensor], rng: ImageRandom) -> Tensor:
+        nearest = torch.cdist(x.flatten(1), self._known.flatten(1)).amin(1)
+        # What it knows scores next to nothing, with a little spread; anything new scores high.
+        return nearest + 1e-3 * x.flatten(1).mean(1)
+
+
+class Mine:
+    """The manifest."""
+
+    CONTRACT = 1
+
+    @hookimpl
+    def aubench_defenses(self) -> Iterator[DefenseSpec]:
+        yield DefenseSpec(name="hypocrite", factory=f"{__name__}:Hypocrite", summary="Two faces.")
+        yield DefenseSpec(name="cut", factory=f"{__name__}:Cut", summary="Cuts the graph.")
+        yield DefenseSpec(name="learner", factory=f"{__name__}:Learner", summary="Never stops.")
+        yield DefenseSpec(name="alarm", factory=f"{__name__}:Alarm", summary="Knows the validation part by heart.")
+
+
+PGD = 'use = "pgd"\naccess = ["white-box"]\nparams = { steps = 20 }'
+GRAY = 'use = "pgd"\nlabel = "oblivious"\naccess = ["gray-box"]\nparams = { steps = 20 }'
+
+
+class Watch(Silence):
+    """Counts what is computed."""
+
+    def __init__(self) -> None:
+        self.cells = 0
+        self.judgements: list[EvidenceRecord] = []
+
+    def cell(self, record: Any, seconds: float) -> None:
+        self.cells += 1
+
+    def judged(self, evidence: EvidenceRecord, seconds: float) -> None:
+        self.judgements.append(evidence)
+
+
+@pytest.fixture
+def run_suite(tmp_path: Path) -> Runner:
+    def run_it(defenses: list[str], attacks: list[str], eps: str = "[0.1]", **options: Any) -> ResultSet:
+        lines = ["schema = 1", 'name = "judged"', '[dataset]\nuse = "digits"', '[model]\nuse = "nearest-mean"']
+        lines += [f'[[threats]]\nnorm = "linf"\neps = {eps}']
+        lines += [f"[[defenses]]\n{entry}" for entry in defenses] + [f"[[attacks]]\n{entry}" for entry in attacks]
+        file = tmp_path / "judged.toml"
+        file.write_text("\n".join(lines), encoding="utf-8")
+        suite = load_suite(file, plugins=[Plugins(), Mine()])
+        folders = {"results_dir": tmp_path / "results", "cache_dir": tmp_path / "cache", "data_dir": tmp_path}
+        return run(suite, **{"device": "cpu", "evidence": "full", **folders, **options})
+
+    return run_it
+
+
+def rulings(results: ResultSet, defense: str, eps: float = 0.1) -> dict[str, str]:
+    (found,) = [own for own in results.evidence if own.where.defense == defense and own.where.eps == eps]
+    return {verdict.check: verdict.ruling for verdict in found.verdicts}
+
+
+def said(results: ResultSet, defense: str, check: str) -> str:
+    (found,) = [own for own in results.evidence if own.where.defense == defense]
+    (verdict,) = [own for own in found.verdicts if own.check == check]
+    return verdict.text
+
+
+def test_every_check_of_the_table_says_something_about_every_defense(run_suite: Runner) -> None:
+    results = run_suite(['use = "none"', 'use = "soften"'], [PGD, GRAY])
+    assert results.evidence_level == "full"
+    assert [own.where.defense for own in results.evidence] == ["none", "soften"]
+    for own in results.evidence:
+        assert [verdict.check for verdict in own.verdicts] == list(CHECKS)
+        assert 0 < own.passes <= SHARE_OF_COST["full"] * own.judged
+        for verdict in own.verdicts:
+            assert "\n" not in verdict.text
+            # Digits have 360 test images, which is too few to speak of convergence.
+            expected = {"converged": "unproven", "detector": "not applicable"}.get(verdict.check, "pass")
+            assert verdict.ruling == expected, verdict
+        assert read_evidence(next((results.directory / "evidence" / own.where.defense).iterdir())) == own
+
+
+@pytest.mark.parametrize(("level", "share"), [("fast", 0.3), ("full", 1.5)])
+def test_evidence_keeps_to_its_price(run_suite: Runner, level: str, share: float) -> None:
+    chain = 'use = "chain"\nlabel = "chain"\nstages = [{ use = "soften" }, { use = "quantise" }]'
+    noise = 'use = "noise"\nparams = { level = 0.1 }'
+    several = f'{PGD}\nlabel = "every route"\npaths = "all"\nstop_on_success = true\neot = 4'
+    results = run_suite([chain, noise, 'use = "none"'], [several], evidence=level)
+    for own in results.evidence:
+        assert own.level == level
+        assert 0 < own.passes <= share * own.judged, own.where
+
+
+def test_evidence_is_taken_once_and_again_when_a_cell_or_the_level_changes(run_suite: Runner) -> None:
+    first, again, other = Watch(), Watch(), Watch()
+    a = run_suite(['use = "none"', 'use = "soften"'], [PGD], progress=first)
+    b = run_suite(['use = "none"', 'use = "soften"'], [PGD], progress=again)
+    assert (first.cells, len(first.judgements)) == (4, 2)
+    assert (again.cells, len(again.judgements)) == (0, 0)
+    assert a.evidence == b.evidence
+    run_suite(['use = "none"', 'use = "soften"'], [PGD], evidence="fast", progress=other)
+    assert (other.cells, len(other.judgements)) == (0, 2)
+    damaged = next((b.directory / "evidence" / "none").iterdir())
+    damaged.write_text("{}", encoding="utf-8")
+    watch = Watch()
+    run_suite(['use = "none"', 'use = "soften"'], [PGD], evidence="full", progress=watch)
+    assert len(watch.judgements) <= 1
+    only = Watch()
+    run_suite(['use = "none"', 'use = "soften"'], [PGD], only="*/soften/*", force=True, progress=only)
+    assert [own.where.defense for own in only.judgements] == ["soften"]
+
+
+def test_the_same_run_gives_the_same_verdicts(run_suite: Runner) -> None:
+    one = run_suite(['use = "noise"'], [PGD])
+    two = run_suite(['use = "noise"'], [PGD], force=True)
+    assert [replace(own, env="") for own in one.evidence] == [replace(own, env="") for own in two.evidence]
+
+
+def test_off_takes_none_and_nobody_is_judged_without_a_white_box_attack(run_suite: Runner) -> None:
+    assert run_suite(['use = "none"'], [PGD], evidence="off").evidence == ()
+    assert run_suite(['use = "none"'], [GRAY]).evidence == ()
+    with pytest.raises(UsageError, match="evidence: 'some'"):
+        run_suite(['use = "none"'], [PGD], evidence="some")
+
+
+def test_a_defense_that_answers_otherwise_when_asked_for_gradients_is_caught(run_suite: Runner) -> None:
+    found = rulings(run_suite(['use = "hypocrite"'], [PGD]), "hypocrite")
+    assert found["zero-budget"] == "fail"
+
+
+def test_weights_that_change_during_attacks_are_caught(run_suite: Runner) -> None:
+    results = run_suite(['use = "learner"'], [PGD])
+    assert rulings(results, "learner")["live"] == "fail"
+    assert "num_batches_tracked" in said(results, "learner", "live")
+
+
+def test_a_detector_that_cries_wolf_is_caught(run_suite: Runner) -> None:
+    results = run_suite(['use = "alarm"'], [PGD])
+    assert rulings(results, "alarm")["detector"] == "fail"
+    assert "was promised" in said(results, "alarm", "detector")
+
+
+def test_steps_that_cannot_cross_the_ball_are_no_evidence(run_suite: Runner) -> None:
+    short = 'use = "pgd"\naccess = "white-box"\nparams = { steps = 5, step_size = 0.001, random_start = false }'
+    results = run_suite(['use = "none"'], [short])
+    found = rulings(results, "none")
+    assert found["reach"] == "fail"
+    assert "0.005 in all its steps" in said(results, "none", "reach")
+    assert found["iterative"] == "fail"
+
+
+def test_a_single_step_alone_is_no_evidence(run_suite: Runner) -> None:
+    results = run_suite(['use = "none"'], ['use = "fgsm"\naccess = "white-box"'])
+    assert rulings(results, "none")["iterative"] == "fail"
+    assert "no iterative" in said(results, "none", "iterative")
+
+
+def test_a_failed_cell_is_a_failed_check(run_suite: Runner) -> None:
+    results = run_suite(['use = "cut"'], [PGD])
+    assert rulings(results, "cut")["valid"] == "fail"
+    assert "cuts the graph" in said(results, "cut", "valid")
+    assert rulings(results, "cut")["gradients"] == "fail"
+
+
+def test_what_falls_at_a_smaller_eps_has_fallen_at_a_larger_one(run_suite: Runner) -> None:
+    short = 'use = "pgd"\naccess = "white-box"\nparams = { steps = 20 }'
+    results = run_suite(['use = "none"'], [short], eps="[0.05, 0.1]")
+    assert {own.where.eps for own in results.evidence} == {0.05, 0.1}
+    assert all(rulings(results, "none", eps)["iterative"] == "pass" for eps in (0.05, 0.1))
+
+
+def test_networks_are_found_wherever_a_defense_keeps_them() -> None:
+    class Deep:
+        def __init__(self) -> None:
+            self.inside = {"list": [torch.nn.Linear(2, 2)]}
+            self.itself = self
+
+    class Holder(Defense):
+        def __init__(self) -> None:
+            self.a, self.b = torch.nn.Dropout(0.5), (Deep(), 3, "text")
+
+    assert {type(module) for module in held_modules_of(Holder())} == {torch.nn.Linear, torch.nn.Dropout}
+
+
+def test_the_command_line_takes_the_level(tmp_path: Path) -> None:
+    file = tmp_path / "small.toml"
+    file.write_text(
+        'schema = 1\nname = "small"\n[dataset]\nuse = "digits"\n[model]\nuse = "small-cnn"\n'
+        "params = { epochs = 1, features = 4 }\n"
+        '[[threats]]\nnorm = "linf"\neps = 0.1\n[[defenses]]\nuse = "none"\n'
+        '[[attacks]]\nuse = "pgd"\naccess = "white-box"\nparams = { steps = 5 }\n',
+        encoding="utf-8",
+    )
+    folders = ["--results-dir", str(tmp_path / "results"), "--cache-dir", str(tmp_path / "cache")]
+    done = aubench("run", str(file), *folders, "--limit", "60", "--evidence", "fast")
+    assert done.code == 0, done.err
+    assert "evidence against a rank: " in done.err
+    assert load_results(tmp_path / "results" / "small-limit60").evidence_level == "fast"
+    wrong = aubench("run", str(file), *folders, "--evidence", "some")
+    assert wrong.code == 2
