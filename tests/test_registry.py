@@ -187,7 +187,9 @@ def aubench_models():
     builtin = {(row["kind"], row["name"]) for row in rows if row["origin"] == "built-in"}
     assert builtin >= {
         ("attack", "fgsm"), ("attack", "pgd"), ("defense", "none"), ("defense", "autoencoder"),
-        ("defense", "stacked-autoencoder"), ("defense", "chain"), ("metric", "accuracy"), ("metric", "attack-success"),
+        ("defense", "stacked-autoencoder"), ("defense", "chain"), ("defense", "gaussian-blur"),
+        ("defense", "median"), ("defense", "bit-depth"), ("defense", "jpeg"),
+        ("metric", "accuracy"), ("metric", "attack-success"),
         ("metric", "mse"), ("metric", "psnr"), ("metric", "ssim"), ("metric", "lpips"), ("metric", "linf"),
         ("metric", "l2"), ("dataset", "mnist"), ("dataset", "fashion-mnist"), ("dataset", "cifar10"),
         ("dataset", "digits"), ("model", "small-cnn"), ("model", "deep-cnn"),

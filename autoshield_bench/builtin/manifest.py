@@ -98,6 +98,34 @@ def aubench_defenses() -> Iterator[DefenseSpec]:
         factory=f"{_HERE}.defenses.chains:ChainOf",
         summary="Any defenses in sequence, each fitted on the output of those before it.",
     )
+    yield DefenseSpec(
+        name="gaussian-blur",
+        factory=f"{_HERE}.defenses.purifiers:GaussianBlur",
+        summary="Gaussian blur, of a given width or matched to a given clean PSNR.",
+        libraries=("torchvision",),
+    )
+    yield DefenseSpec(
+        name="median",
+        factory=f"{_HERE}.defenses.purifiers:Median",
+        summary="Median over a window, of a given size or matched to a given clean PSNR.",
+        differentiable=False,
+        reference="Xu et al. 2018, arXiv:1704.01155",
+    )
+    yield DefenseSpec(
+        name="bit-depth",
+        factory=f"{_HERE}.defenses.purifiers:BitDepth",
+        summary="Fewer bits per value, a given number or matched to a given clean PSNR.",
+        differentiable=False,
+        reference="Xu et al. 2018, arXiv:1704.01155",
+    )
+    yield DefenseSpec(
+        name="jpeg",
+        factory=f"{_HERE}.defenses.purifiers:Jpeg",
+        summary="JPEG compression, of a given quality or matched to a given clean PSNR.",
+        differentiable=False,
+        reference="Dziugaite et al. 2016, arXiv:1608.00853",
+        libraries=("pillow",),
+    )
 
 
 @hookimpl

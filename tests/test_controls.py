@@ -1,0 +1,289 @@
+"""The defenses that stand beside autoencoders in a table: they do what their papers say, and hide no gradient."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor, nn
+
+from autoshield_bench.builtin.defenses.matching import MatchedPurifier, closest
+from autoshield_bench.builtin.defenses.purifiers import BitDepth, GaussianBlur, Jpeg, Median
+from autoshield_bench.builtin.manifest import aubench_defenses
+from autoshield_bench.builtin.metrics.pixels import Psnr
+from autoshield_bench.builtin.models.convolutional import DeepCNN, SmallCNN
+from autoshield_bench.contracts import Defense, FitRequest
+from autoshield_bench.engine.pipeline import frozen
+from autoshield_bench.errors import ParameterError
+from autoshield_bench.registry import Registry
+from autoshield_bench.seeding import ImageRandom, generator, global_seed
+from autoshield_bench.testing import run_checks
+from autoshield_bench.testing.subject import Subject
+
+SPECS = {spec.name: spec for spec in aubench_defenses()}
+PURIFIERS: dict[str, type[MatchedPurifier]] = {
+    "gaussian-blur": GaussianBlur,
+    "median": Median,
+    "bit-depth": BitDepth,
+    "jpeg": Jpeg,
+}
+every_purifier = pytest.mark.parametrize("kind", PURIFIERS.values(), ids=PURIFIERS.keys())
+
+
+def photographs(count: int = 6, channels: int = 1, size: int = 28) -> Tensor:
+    """Images with smooth areas, edges, noise, and areas of exactly 0 and 1."""
+    source = torch.Generator().manual_seed(3)
+    coarse = torch.randn((count, channels, 5, 5), generator=source)
+    smooth = nn.functional.interpolate(coarse, size=(size, size), mode="bicubic")
+    return (0.5 + 0.6 * smooth + 0.05 * torch.randn(smooth.shape, generator=source)).clamp(0, 1)
+
+
+def stripes(count: int = 400, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images of 8x8 with a bright column pair: four classes that are easy to tell apart, also with some noise."""
+    source = torch.Generator().manual_seed(seed)
+    labels = torch.randint(4, (count,), generator=source)
+    columns = torch.arange(8)[None, :] // 2 == labels[:, None]
+    images = 0.1 + 0.8 * columns[:, None, None, :] + 0.1 * torch.randn((count, 1, 8, 8), generator=source)
+    return images.clamp(0, 1), labels
+
+
+def classifier(kind: type[SmallCNN | DeepCNN] = SmallCNN) -> nn.Module:
+    with global_seed("classifier"):
+        return frozen(kind(features=4).build((1, 8, 8), 4))
+
+
+def request_of(images: Tensor, labels: Tensor | None = None, seed: int = 0, **fields: Any) -> FitRequest:
+    labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+    defaults: dict[str, Any] = {
+        "images": images,
+        "labels": labels,
+        "validation_images": images,
+        "validation_labels": labels,
+        "upstream": lambda x: x,
+        "classifier": None,
+        "generator": generator("test", seed),
+        "device": "cpu",
+        "progress": lambda _done, _total: None,
+    }
+    return FitRequest(**defaults | fields)
+
+
+def fitted(defense: Any, request: FitRequest, seed: int = 0) -> Any:
+    with global_seed("fit", seed):
+        defense.fit(request)
+    return defense
+
+
+def purified(defense: Defense, x: Tensor) -> Tensor:
+    return defense.purify(x, ImageRandom(0, range(len(x))))
+
+
+# -- purifiers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sigma", [0.4, 1.0, 2.5])
+def test_blur_is_scipys(sigma):
+    x = photographs(channels=3)
+    expected = ndimage.gaussian_filter(x.double().numpy(), sigma, axes=(2, 3), mode="mirror", truncate=4.0)
+    torch.testing.assert_close(
+        purified(GaussianBlur(sigma=sigma), x).double(), torch.from_numpy(expected), atol=2e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_median_is_scipys(size):
+    x = photographs(channels=3)
+    expected = ndimage.median_filter(x.numpy(), size=size, axes=(2, 3), mode="nearest")
+    assert torch.equal(purified(Median(size=size), x), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("bits", [1, 3, 8])
+def test_bit_depth_leaves_the_nearest_of_so_many_levels(bits):
+    x = torch.linspace(0, 1, 999).view(1, 1, 27, 37)
+    result = purified(BitDepth(bits=bits), x)
+    levels = torch.linspace(0, 1, 2**bits)
+    assert len(result.unique()) == 2**bits
+    nearest = (x.view(-1, 1) - levels).abs().amin(1)
+    torch.testing.assert_close((result - x).abs().flatten(), nearest, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [8, 28, 33])
+def test_jpeg_is_what_a_file_gives_back(channels, size):
+    x = (photographs(channels=channels, size=size) * 255).round() / 255
+    result = purified(Jpeg(quality=40), x)
+    assert torch.equal(result, purified(Jpeg(quality=40), x))
+    for image, found in zip(x, result, strict=True):
+        array = (image * 255).round().byte().permute(1, 2, 0).squeeze(2).numpy()
+        file = io.BytesIO()
+        Image.fromarray(array).save(file, format="jpeg", quality=40)
+        read = np.asarray(Image.open(file)).reshape(size, size, channels)
+        assert np.array_equal((found * 255).round().byte().permute(1, 2, 0).numpy(), read)
+    assert clean_psnr(Jpeg(quality=95), x) > clean_psnr(Jpeg(quality=40), x) + 1
+
+
+def test_jpeg_says_what_it_cannot_store():
+    with pytest.raises(ValueError, match="one channel or three, not of 2"):
+        purified(Jpeg(), torch.rand(1, 2, 8, 8))
+
+
+@every_purifier
+@pytest.mark.parametrize("size", [8, 28])
+def test_purified_images_stay_in_range_and_keep_their_shape(kind, size):
+    for x in (
+        photographs(size=size),
+        torch.zeros(2, 1, size, size),
+        torch.ones(2, 1, size, size),
+        torch.rand(0, 1, 8, 8),
+    ):
+        for strength in (kind().strengths(size, size)[0], kind.default_strength, kind().strengths(size, size)[-1]):
+            result = kind().transform(x, strength)
+            assert result.shape == x.shape
+            assert result.dtype == torch.float32
+            assert bool(((result >= 0) & (result <= 1)).all())
+
+
+@pytest.mark.parametrize("defense", [GaussianBlur(sigma=0.8), GaussianBlur(sigma=5.0)])
+def test_the_blurs_gradient_is_whole_at_black_and_white_pixels(defense):
+    x = (photographs(2, size=8) > 0.5).double().requires_grad_()
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).double()
+    (gradient,) = torch.autograd.grad((purified(defense, x) * weights).sum(), x)
+    inner = (x.detach() * 0.5 + 0.25).requires_grad_()
+    assert torch.autograd.gradcheck(lambda y: purified(defense, y), inner)
+    (expected,) = torch.autograd.grad((purified(defense, inner) * weights).sum(), inner)
+    torch.testing.assert_close(gradient, expected)  # it is linear: the same gradient everywhere
+
+
+def test_the_medians_surrogate_has_its_value_and_where_nothing_ties_its_gradient():
+    x = torch.rand((1, 1, 7, 7), generator=torch.Generator().manual_seed(2)).double()
+    defense = Median(size=3)
+    torch.testing.assert_close(defense.surrogate(x), purified(defense, x))
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).double()
+    point = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((defense.surrogate(point) * weights).sum(), point)
+    numeric = torch.zeros_like(x)
+    for place in range(x.numel()):
+        step = torch.zeros_like(x).view(-1)
+        step[place] = 1e-7
+        change = purified(defense, x + step.view_as(x)) - purified(defense, x - step.view_as(x))
+        numeric.view(-1)[place] = (change * weights).sum() / 2e-7
+    torch.testing.assert_close(gradient, numeric, atol=1e-6, rtol=1e-6)
+    assert float(gradient.abs().sum()) > 0
+
+
+def test_every_pixel_of_a_flat_image_has_a_gradient_through_the_median():
+    flat = torch.zeros((1, 1, 9, 9)).requires_grad_()
+    (gradient,) = torch.autograd.grad(Median(size=3).surrogate(flat).sum(), flat)
+    assert bool((gradient > 0).all())
+
+
+# -- matched clean quality -----------------------------------------------------------------------------------------
+
+
+def clean_psnr(defense: Defense, x: Tensor) -> float:
+    """The PSNR that a leaderboard shows between clean and purified images, by the metric itself."""
+    values = Psnr().per_image(x, purified(defense, x))
+    defined = values.values[values.defined]
+    return Psnr().aggregate(defined.tolist(), len(x) - len(defined)) or math.inf
+
+
+@every_purifier
+@pytest.mark.parametrize("wanted", [15.0, 25.1, 32.0])
+def test_no_other_strength_comes_closer_to_the_clean_psnr(kind, wanted):
+    x = photographs(40)
+    defense = fitted(kind(clean_psnr=wanted), request_of(photographs(3, size=28) * 0, validation_images=x))
+    gap = abs(clean_psnr(defense, x) - wanted)
+    name = kind.strength_parameter
+    ladder = kind().strengths(28, 28)
+    ladder = ladder if len(ladder) < 100 else [*ladder[:2000:23], *ladder[2000::500]]
+    given = [kind(**{name: strength}) for strength in ladder]
+    gaps = [abs(clean_psnr(other, x) - wanted) for other in given]
+    # JPEG's quality is not quite monotone in its setting; a neighbour may be a few hundredths closer.
+    assert gap <= min(gaps) + (0.1 if kind is Jpeg else 0.0)
+    if kind is GaussianBlur:
+        assert gap < 0.05
+    copy = kind(clean_psnr=wanted)
+    copy.load(defense.state())
+    assert copy.strength == defense.strength
+    assert torch.equal(purified(copy, x), purified(defense, x))
+
+
+def test_behind_other_stages_the_quality_is_that_of_both_together():
+    x = photographs(40)
+    before = GaussianBlur(sigma=0.4)
+    request = request_of(x, upstream=lambda images: purified(before, images))
+    behind = fitted(GaussianBlur(clean_psnr=25.1), request)
+    values = Psnr().per_image(x, purified(behind, purified(before, x))).values
+    assert Psnr().aggregate(values.tolist(), 0) == pytest.approx(25.1, abs=0.05)
+    assert behind.strength < fitted(GaussianBlur(clean_psnr=25.1), request_of(x)).strength
+
+
+def test_a_purifier_that_changes_nothing_is_the_furthest_from_any_quality():
+    bits = torch.randint(256, (5, 1, 8, 8), generator=torch.Generator().manual_seed(1)) / 255
+    assert fitted(BitDepth(clean_psnr=200.0), request_of(bits)).strength == 7
+
+
+@pytest.mark.parametrize("wanted", [-1.0, 0.0, 0.4, 3.5, 8.6, 9.0, 30.0])
+@pytest.mark.parametrize("length", [1, 2, 10, 17, 100])
+def test_bisection_finds_the_closest_of_a_falling_sequence(length, wanted):
+    qualities = [9.0 - position for position in range(length)]
+    found = closest(range(length), lambda strength: qualities[int(strength)], wanted)
+    assert abs(qualities[int(found)] - wanted) == min(abs(quality - wanted) for quality in qualities)
+
+
+@every_purifier
+def test_a_strength_that_is_given_needs_no_fit_and_keeps_no_state(kind):
+    x = photographs(2)
+    strength = kind.default_strength
+    given = kind(**{kind.strength_parameter: strength})
+    assert given.state() == {}
+    assert torch.equal(purified(given, x), purified(kind(), x))
+    with pytest.raises(ValueError, match="the state holds"):
+        given.load({kind.strength_parameter: torch.tensor(1.0)})
+    matched = kind(clean_psnr=20.0)
+    with pytest.raises(RuntimeError, match=f"{kind.strength_parameter} has been neither chosen"):
+        purified(matched, x)
+    with pytest.raises(ValueError, match="the state holds"):
+        matched.load({})
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (lambda: GaussianBlur(sigma=1.0, clean_psnr=25.0), "clean_psnr"),
+        (lambda: GaussianBlur(sigma=0.0), "sigma"),
+        (lambda: GaussianBlur(clean_psnr=0.0), "clean_psnr"),
+        (lambda: Median(size=3, clean_psnr=25.0), "clean_psnr"),
+        (lambda: Median(size=1), "size"),
+        (lambda: BitDepth(bits=4, clean_psnr=25.0), "clean_psnr"),
+        (lambda: BitDepth(bits=9), "bits"),
+        (lambda: Jpeg(quality=50, clean_psnr=25.0), "clean_psnr"),
+        (lambda: Jpeg(quality=96), "quality"),
+    ],
+)
+def test_a_parameter_that_cannot_be_used_is_named(make: Callable[[], Defense], key: str):
+    with pytest.raises(ParameterError) as caught:
+        make()
+    assert caught.value.key == key
+
+
+# -- the contract --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        *((name, {"clean_psnr": 20.0}) for name in PURIFIERS),
+    ],
+)
+def test_with_parameters_they_keep_the_contract_too(name, params):
+    registry = Registry.discover()
+    subject = Subject.named(registry, registry.find("defense", name), params)
+    assert [outcome for outcome in run_checks(subject) if outcome.verdict == "failed"] == []
