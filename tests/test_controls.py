@@ -12,8 +12,11 @@ import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
+from scipy.spatial.distance import jensenshannon
 from torch import Tensor, nn
 
+from autoshield_bench.builtin.defenses.autoencoder import Autoencoder
+from autoshield_bench.builtin.defenses.detector import AutoencoderDetector, divergence
 from autoshield_bench.builtin.defenses.matching import MatchedPurifier, closest
 from autoshield_bench.builtin.defenses.purifiers import BitDepth, GaussianBlur, Jpeg, Median
 from autoshield_bench.builtin.manifest import aubench_defenses
@@ -266,12 +269,122 @@ def test_a_strength_that_is_given_needs_no_fit_and_keeps_no_state(kind):
         (lambda: BitDepth(bits=9), "bits"),
         (lambda: Jpeg(quality=50, clean_psnr=25.0), "clean_psnr"),
         (lambda: Jpeg(quality=96), "quality"),
+        (lambda: Autoencoder(times=0), "times"),
+        (lambda: AutoencoderDetector(temperature=0.0), "temperature"),
+        (lambda: AutoencoderDetector(width=0), "width"),
     ],
 )
 def test_a_parameter_that_cannot_be_used_is_named(make: Callable[[], Defense], key: str):
     with pytest.raises(ParameterError) as caught:
         make()
     assert caught.value.key == key
+
+
+# -- the same autoencoder, applied more than once ------------------------------------------------------------------
+
+
+def test_times_changes_what_an_image_passes_and_not_what_is_learnt():
+    images, _labels = stripes(100)
+    once, thrice = (fitted(Autoencoder(width=4, times=times), request_of(images)) for times in (1, 3))
+    first, other = once.state(), thrice.state()
+    assert first.keys() == other.keys()
+    assert all(torch.equal(first[name], other[name]) for name in first)
+    x = images[:5]
+    expected = purified(once, purified(once, purified(once, x)))
+    assert torch.equal(purified(thrice, x), expected)
+    assert not torch.allclose(expected, purified(once, x), atol=1e-3)
+
+
+# -- the detector --------------------------------------------------------------------------------------------------
+
+
+def test_divergence_is_the_square_of_scipys_distance():
+    source = torch.Generator().manual_seed(5)
+    first, second = (20 * torch.randn((50, 10), generator=source) for _ in range(2))
+    second[:5] = first[:5]
+    first[5:10] *= 100  # outputs that are exactly 0 and 1 in float32
+    distances = jensenshannon(
+        first.double().softmax(1).numpy(), second.double().softmax(1).numpy(), base=math.e, axis=1
+    )
+    expected = torch.from_numpy(np.nan_to_num(distances) ** 2).float()
+    torch.testing.assert_close(divergence(first, second), expected, atol=1e-7, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def detector() -> AutoencoderDetector:
+    """One that has learnt to give stripes back."""
+    found: AutoencoderDetector = fitted(
+        AutoencoderDetector(width=4, epochs=20, batch_size=32), request_of(stripes()[0])
+    )
+    return found
+
+
+def scored(detector: AutoencoderDetector, **params: Any) -> AutoencoderDetector:
+    """Return the detector's autoencoder with another score."""
+    other = AutoencoderDetector(width=4, **params)
+    other.load(detector.state())
+    return other
+
+
+def scores(detector: AutoencoderDetector, x: Tensor, classify: nn.Module) -> Tensor:
+    return detector.anomaly_score(x, classify, ImageRandom(0, range(len(x))))
+
+
+def test_scores_are_those_of_the_paper(detector):
+    x, network = stripes(20, seed=1)[0], classifier()
+    other = purified(detector, x)
+    mean_absolute = (x - other).abs().mean((1, 2, 3))
+    torch.testing.assert_close(scores(detector, x, network), mean_absolute)
+    root_mean_square = (x - other).square().mean((1, 2, 3)).sqrt()
+    torch.testing.assert_close(scores(scored(detector, score="reconstruction-l2"), x, network), root_mean_square)
+    for temperature in (10.0, 40.0):
+        softened = [(network(images) / temperature).softmax(1).double() for images in (x, other)]
+        expected = jensenshannon(*(each.detach().numpy() for each in softened), base=math.e, axis=1) ** 2
+        found = scores(scored(detector, score="divergence", temperature=temperature), x, network)
+        torch.testing.assert_close(found.double(), torch.from_numpy(expected), atol=1e-7, rtol=1e-3)
+
+
+@pytest.mark.parametrize("score", ["reconstruction-l1", "reconstruction-l2", "divergence"])
+def test_an_attack_may_follow_the_gradient_of_every_score(detector, score):
+    chosen, network = scored(detector, score=score), classifier()
+    x = stripes(8, seed=2)[0].requires_grad_()
+    before = scores(chosen, x, network)
+    (gradient,) = torch.autograd.grad(before.sum(), x)
+    assert bool(torch.isfinite(gradient).all())
+    length = gradient.flatten(1).norm(dim=1)
+    assert bool((length > 0).all())
+    step = 1e-3 * gradient / length.view(-1, 1, 1, 1)
+    after = scores(chosen, (x + step).detach(), network)
+    torch.testing.assert_close(after - before.detach(), 1e-3 * length, atol=1e-6, rtol=0.1)
+
+
+@pytest.mark.parametrize("score", ["reconstruction-l1", "reconstruction-l2", "divergence"])
+def test_a_perfect_reconstruction_scores_nothing_and_has_a_finite_gradient(detector, score, monkeypatch):
+    chosen, network = scored(detector, score=score), classifier()
+    monkeypatch.setattr(chosen, "reconstruct", lambda x: x)
+    x = stripes(3)[0].requires_grad_()
+    found = scores(chosen, x, network)
+    assert float(found.detach().abs().max()) <= 1e-6
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    assert bool(torch.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize("score", ["reconstruction-l1", "reconstruction-l2"])
+def test_noise_looks_more_suspicious_than_what_it_was_trained_on(detector, score):
+    x = stripes(100, seed=3)[0]
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(4))
+    chosen, network = scored(detector, score=score), classifier()
+    clean, noisy = (scores(chosen, images, network).detach() for images in (x, (x + 0.3 * noise).clamp(0, 1)))
+    assert float((noisy[:, None] > clean[None, :]).double().mean()) > 0.95
+
+
+def test_a_detector_purifies_unless_it_is_told_not_to(detector):
+    x = stripes(4)[0]
+    plain = Autoencoder(width=4)
+    plain.load(detector.state())
+    assert torch.equal(purified(detector, x), purified(plain, x))
+    assert torch.equal(purified(scored(detector, purifies=False), x), x)
+    assert [type(module) for module in detector.modules()] == [type(module) for module in plain.modules()] != []
 
 
 # -- the contract --------------------------------------------------------------------------------------------------
@@ -281,6 +394,9 @@ def test_a_parameter_that_cannot_be_used_is_named(make: Callable[[], Defense], k
     ("name", "params"),
     [
         *((name, {"clean_psnr": 20.0}) for name in PURIFIERS),
+        ("autoencoder", {"width": 4, "times": 2}),
+        ("autoencoder-detector", {"width": 4, "score": "divergence", "purifies": False}),
+        ("autoencoder-detector", {"width": 4, "score": "reconstruction-l2"}),
     ],
 )
 def test_with_parameters_they_keep_the_contract_too(name, params):

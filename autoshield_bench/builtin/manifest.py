@@ -99,6 +99,13 @@ def aubench_defenses() -> Iterator[DefenseSpec]:
         summary="Any defenses in sequence, each fitted on the output of those before it.",
     )
     yield DefenseSpec(
+        name="autoencoder-detector",
+        factory=f"{_HERE}.defenses.detector:AutoencoderDetector",
+        summary="An autoencoder that also scores how anomalous an image is: MagNet with one detector.",
+        trained_on="noise",
+        reference="Meng and Chen 2017, arXiv:1705.09064",
+    )
+    yield DefenseSpec(
         name="gaussian-blur",
         factory=f"{_HERE}.defenses.purifiers:GaussianBlur",
         summary="Gaussian blur, of a given width or matched to a given clean PSNR.",

@@ -47,10 +47,13 @@ class Autoencoder(Defense):
     learning_rate: float = 3e-3
     """Peak of the one-cycle schedule."""
 
+    times: int = 1
+    """How often an image passes the same autoencoder, in sequence; it is trained for one pass whatever this is."""
+
     _network: PurifyingNetwork | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for key in ("width", "epochs", "batch_size"):
+        for key in ("width", "epochs", "batch_size", "times"):
             if getattr(self, key) < 1:
                 raise ParameterError(key, f"{getattr(self, key)} is too small; give at least 1")
         low, high = self.noise_level
@@ -91,8 +94,14 @@ class Autoencoder(Defense):
 
     def purify(self, x: Tensor, rng: ImageRandom) -> Tensor:
         """Return the reconstruction."""
-        result: Tensor = self._fitted()(x)
-        return result
+        return self.reconstruct(x)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return the images after ``times`` passes."""
+        network = self._fitted()
+        for _pass in range(self.times):
+            x = network(x)
+        return x
 
     def state(self) -> dict[str, Tensor]:
         """Return the weights, and the number of channels that the network was built for."""
