@@ -15,6 +15,9 @@ from scipy import ndimage
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor, nn
 
+from autoshield_bench.balls import Ball
+from autoshield_bench.builtin.attacks.pgd import PGD
+from autoshield_bench.builtin.defenses.adversarial import AdversarialTraining
 from autoshield_bench.builtin.defenses.autoencoder import Autoencoder
 from autoshield_bench.builtin.defenses.detector import AutoencoderDetector, divergence
 from autoshield_bench.builtin.defenses.matching import MatchedPurifier, closest
@@ -22,8 +25,9 @@ from autoshield_bench.builtin.defenses.purifiers import BitDepth, GaussianBlur, 
 from autoshield_bench.builtin.manifest import aubench_defenses
 from autoshield_bench.builtin.metrics.pixels import Psnr
 from autoshield_bench.builtin.models.convolutional import DeepCNN, SmallCNN
-from autoshield_bench.contracts import Defense, FitRequest
-from autoshield_bench.engine.pipeline import frozen
+from autoshield_bench.contracts import AttackRequest, Defense, FitRequest, ThreatModel
+from autoshield_bench.engine.access import GradientTarget
+from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline, frozen
 from autoshield_bench.errors import ParameterError
 from autoshield_bench.registry import Registry
 from autoshield_bench.seeding import ImageRandom, generator, global_seed
@@ -272,6 +276,11 @@ def test_a_strength_that_is_given_needs_no_fit_and_keeps_no_state(kind):
         (lambda: Autoencoder(times=0), "times"),
         (lambda: AutoencoderDetector(temperature=0.0), "temperature"),
         (lambda: AutoencoderDetector(width=0), "width"),
+        (lambda: AdversarialTraining(eps=0.0), "eps"),
+        (lambda: AdversarialTraining(steps=0), "steps"),
+        (lambda: AdversarialTraining(warmup=1.5), "warmup"),
+        (lambda: AdversarialTraining(averaging=1.0), "averaging"),
+        (lambda: AdversarialTraining(relative_step_size=0.0), "relative_step_size"),
     ],
 )
 def test_a_parameter_that_cannot_be_used_is_named(make: Callable[[], Defense], key: str):
@@ -387,6 +396,90 @@ def test_a_detector_purifies_unless_it_is_told_not_to(detector):
     assert [type(module) for module in detector.modules()] == [type(module) for module in plain.modules()] != []
 
 
+# -- adversarial training ------------------------------------------------------------------------------------------
+
+TINY = {"width": 4, "epochs": 6, "batch_size": 32, "eps": 0.3}
+
+
+def robust_accuracy(network: nn.Module, images: Tensor, labels: Tensor, eps: float) -> float:
+    pipeline = Pipeline(network, (), PassCounter())
+    rng = ImageRandom(1, range(len(images)))
+    target = GradientTarget(pipeline, rng.child("target"), classes=4, eot=1)
+    threat = ThreatModel(norm="linf", eps=eps)
+    request = AttackRequest(images=images, labels=labels, threat=threat, target=target, rng=rng, stop_on_success=True)
+    found = PGD(steps=20).run(request)
+    with torch.no_grad():
+        return float((network(found).argmax(1) == labels).double().mean())
+
+
+@pytest.mark.parametrize("network", ["small", "classifier"])
+def test_adversarial_training_makes_robust_what_plain_training_does_not(network):
+    images, labels = stripes(600)
+    test_images, test_labels = stripes(200, seed=9)
+    progress: list[tuple[int, int]] = []
+    accuracy = {}
+    for eps in (1e-6, 0.3):
+        request = request_of(
+            images, labels, classifier=classifier(), progress=lambda done, total: progress.append((done, total))
+        )
+        defense = fitted(AdversarialTraining(**TINY | {"eps": eps}, network=network), request)
+        defended = frozen(defense.defend(classifier()))
+        accuracy[eps] = robust_accuracy(defended, test_images, test_labels, 0.3)
+        assert robust_accuracy(defended, test_images, test_labels, 0.0) > 0.95
+    assert accuracy[0.3] > accuracy[1e-6] + 0.3, accuracy
+    assert progress[-1] == (114, 114)
+    assert len(progress) == 2 * 12
+
+
+@pytest.mark.parametrize(("network", "kind"), [("small", SmallCNN), ("classifier", SmallCNN), ("classifier", DeepCNN)])
+def test_adversarial_training_is_drawn_from_its_generator_alone_and_comes_back_from_its_state(network, kind):
+    images, labels = stripes(64)
+    handed = classifier(kind)
+    before = {name: tensor.clone() for name, tensor in handed.state_dict().items()}
+    defenses = [
+        fitted(AdversarialTraining(**TINY, network=network), request_of(images, labels, seed, classifier=handed), other)
+        for seed, other in ((0, 0), (0, 1), (1, 0))
+    ]
+    first, again, another = (frozen(defense.defend(handed))(images) for defense in defenses)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, another)
+    copy = AdversarialTraining(**TINY, network=network)
+    copy.load(defenses[0].state())
+    drawn = torch.random.get_rng_state()
+    assert torch.equal(frozen(copy.defend(handed))(images), first)
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in handed.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in handed.parameters())
+    other = AdversarialTraining(**TINY, network="classifier" if network == "small" else "small")
+    with pytest.raises(ValueError, match="not one of network"):
+        other.load(defenses[0].state())
+
+
+def test_weights_of_another_width_are_refused():
+    images, labels = stripes(64)
+    defense = fitted(AdversarialTraining(**TINY), request_of(images, labels, classifier=classifier()))
+    with pytest.raises(ValueError, match="the state does not fit"):
+        AdversarialTraining(**TINY | {"width": 5}).load(defense.state())
+    with pytest.raises(RuntimeError, match="neither been trained nor loaded"):
+        AdversarialTraining().defend(classifier())
+
+
+def test_its_attack_stays_in_the_ball_and_raises_the_loss():
+    images, labels = stripes(50)
+    network = classifier()
+    found = AdversarialTraining()._attack(network, images, labels, 0.2, torch.Generator().manual_seed(0))
+    assert torch.equal(Ball(images, ThreatModel(norm="linf", eps=0.2)).project(found), found)
+    loss = nn.functional.cross_entropy
+    assert float(loss(network(found), labels)) > float(loss(network(images), labels))
+
+
+def test_a_loss_that_is_not_finite_is_said():
+    images, labels = stripes(64)
+    request = request_of(images, labels, classifier=classifier())
+    with pytest.raises(FloatingPointError, match="training loss is nan at step 1"):
+        fitted(AdversarialTraining(**TINY, learning_rate=1e38), request)
+
+
 # -- the contract --------------------------------------------------------------------------------------------------
 
 
@@ -397,9 +490,28 @@ def test_a_detector_purifies_unless_it_is_told_not_to(detector):
         ("autoencoder", {"width": 4, "times": 2}),
         ("autoencoder-detector", {"width": 4, "score": "divergence", "purifies": False}),
         ("autoencoder-detector", {"width": 4, "score": "reconstruction-l2"}),
+        ("adversarial-training", {"width": 4, "network": "classifier"}),
+        ("chain", {"stages": [{"use": "jpeg"}, {"use": "adversarial-training", "params": {"width": 4}}]}),
     ],
 )
 def test_with_parameters_they_keep_the_contract_too(name, params):
     registry = Registry.discover()
     subject = Subject.named(registry, registry.find("defense", name), params)
     assert [outcome for outcome in run_checks(subject) if outcome.verdict == "failed"] == []
+
+
+@every_purifier
+def test_a_white_box_attack_passes_through(kind):
+    """Through the pipeline as the host builds it, the loss grows beyond what random noise in the ball does to it."""
+    name = next(name for name, each in PURIFIERS.items() if each is kind)
+    images, labels = stripes(60)
+    network = fitted(AdversarialTraining(**TINY | {"eps": 1e-6}), request_of(*stripes(300), classifier=classifier()))
+    stage = FittedStage(component=name, defense=kind(), differentiable=SPECS[name].differentiable, stochastic=False)
+    pipeline = Pipeline(network.defend(classifier()), (stage,), PassCounter())
+    rng = ImageRandom(1, range(len(images)))
+    target = GradientTarget(pipeline, rng, classes=4, eot=1)
+    threat = ThreatModel(norm="linf", eps=0.4)
+    loss = lambda x: nn.functional.cross_entropy(pipeline(x, rng).logits, labels).item()  # noqa: E731
+    noise = Ball(images, threat).random_start(rng, "noise")
+    found = PGD(steps=10).run(AttackRequest(images=images, labels=labels, threat=threat, target=target, rng=rng))
+    assert loss(found) > loss(noise) + 0.2

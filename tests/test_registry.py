@@ -189,7 +189,7 @@ def aubench_models():
         ("attack", "fgsm"), ("attack", "pgd"), ("defense", "none"), ("defense", "autoencoder"),
         ("defense", "stacked-autoencoder"), ("defense", "chain"), ("defense", "gaussian-blur"),
         ("defense", "median"), ("defense", "bit-depth"), ("defense", "jpeg"), ("defense", "autoencoder-detector"),
-        ("metric", "accuracy"), ("metric", "attack-success"),
+        ("defense", "adversarial-training"), ("metric", "accuracy"), ("metric", "attack-success"),
         ("metric", "mse"), ("metric", "psnr"), ("metric", "ssim"), ("metric", "lpips"), ("metric", "linf"),
         ("metric", "l2"), ("dataset", "mnist"), ("dataset", "fashion-mnist"), ("dataset", "cifar10"),
         ("dataset", "digits"), ("model", "small-cnn"), ("model", "deep-cnn"),

@@ -106,6 +106,14 @@ def aubench_defenses() -> Iterator[DefenseSpec]:
         reference="Meng and Chen 2017, arXiv:1705.09064",
     )
     yield DefenseSpec(
+        name="adversarial-training",
+        factory=f"{_HERE}.defenses.adversarial:AdversarialTraining",
+        summary="A network trained on PGD examples in place of the classifier; L-infinity alone.",
+        needs_classifier=True,
+        trained_on="attacks",
+        reference="Madry et al. 2018, arXiv:1706.06083",
+    )
+    yield DefenseSpec(
         name="gaussian-blur",
         factory=f"{_HERE}.defenses.purifiers:GaussianBlur",
         summary="Gaussian blur, of a given width or matched to a given clean PSNR.",
