@@ -94,7 +94,10 @@ class Median(MatchedPurifier):
 class BitDepth(MatchedPurifier):
     """Each value rounded to the nearest of ``2 ** bits`` levels from 0 to 1.
 
-    Not differentiable; backward it is the identity. Source: Xu et al. 2018, arXiv:1704.01155, section 3.1.
+    Not differentiable; backward it is the identity. Images that are nearly black and white, such as MNIST's, are a
+    special case: with one bit only values within eps of the threshold can change at all, so that the robustness in
+    L-infinity is real, and says little of other images (Schott et al. 2019, arXiv:1805.09190).
+    Source: Xu et al. 2018, arXiv:1704.01155, section 3.1.
     """
 
     bits: int | None = None
