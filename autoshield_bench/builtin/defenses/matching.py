@@ -137,5 +137,5 @@ def _psnr(clean: Tensor, upstream: Tensor, purify: Callable[[Tensor], Tensor]) -
     total = 0.0
     with torch.no_grad():
         for reference, x in zip(torch.split(clean, _BATCH), torch.split(upstream, _BATCH), strict=True):
-            total += float((purify(x).double().cpu() - reference.double().cpu()).square().sum())
+            total += float((purify(x).cpu().double() - reference.double()).square().sum())
     return -10.0 * math.log10(total / clean.numel()) if total else math.inf
