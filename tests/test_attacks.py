@@ -11,13 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoshield_bench.balls import distance
+from autoshield_bench.balls import Ball, distance
+from autoshield_bench.builtin.attacks.apgd import APGD
 from autoshield_bench.builtin.attacks.fgsm import FGSM
 from autoshield_bench.builtin.attacks.pgd import PGD
-from autoshield_bench.contracts import NORMS, Attack, AttackRequest, LossGradient, Norm, ThreatModel
+from autoshield_bench.contracts import (
+    NORMS,
+    Attack,
+    AttackRequest,
+    Defense,
+    LossGradient,
+    Norm,
+    TargetOutput,
+    ThreatModel,
+)
 from autoshield_bench.engine.access import GradientTarget
-from autoshield_bench.engine.pipeline import PassCounter, Pipeline
-from autoshield_bench.errors import ParameterError
+from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline
+from autoshield_bench.errors import CellError, ParameterError
 from autoshield_bench.seeding import ImageRandom
 
 CLASSES = 4
@@ -76,6 +86,13 @@ class Spy:
     def loss_gradient(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> LossGradient:
         self.points.append(x.detach().clone())
         return self.inner.loss_gradient(x, loss)
+
+    def output(self, x: Tensor) -> TargetOutput:
+        return self.inner.output(x)
+
+    def output_gradient(self, x: Tensor, loss: Callable[[TargetOutput], Tensor]) -> LossGradient:
+        self.points.append(x.detach().clone())
+        return self.inner.output_gradient(x, loss)
 
 
 def images_of(count: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0) -> Tensor:
@@ -428,3 +445,99 @@ def test_at_the_edge_of_the_box_linf_attacks_reach_the_vertex_of_box_and_ball(at
     adversarial = attack.run(request_for(model, images, labels, "linf", eps))
     vertex = (images + eps * direction.sign().view_as(images)).clamp(0, 1)
     torch.testing.assert_close(adversarial, vertex, rtol=0, atol=1e-6)
+
+
+# Driving a purifier to an image of another class ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smooth(Defense):
+    """A purifier that mixes every value with its neighbours; in float64, as the network behind it."""
+
+    def purify(self, x: Tensor, rng: ImageRandom) -> Tensor:
+        kernel = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]).double() / 16
+        return functional.conv2d(x.double(), kernel[None, None], padding=1).float()
+
+
+def towards_decoys(
+    norm: Norm, eps: float, *, stages: tuple[Defense, ...] = (), decoys: bool = True
+) -> tuple[AttackRequest, Spy, Pipeline]:
+    """Return a request whose decoy is the next image but one, on a pipeline with these purifiers."""
+    fitted = [
+        FittedStage(component=f"{position}:smooth", defense=own, differentiable=True, stochastic=False)
+        for position, own in enumerate(stages, start=1)
+    ]
+    pipeline, rng = Pipeline(Curved(), fitted, PassCounter()), ImageRandom(7, range(20))
+    images = images_of(20)
+    with torch.no_grad():
+        labels = pipeline(images, rng).logits.argmax(1)
+    spy = Spy(GradientTarget(pipeline, rng.child("target"), classes=CLASSES, eot=1))
+    request = AttackRequest(
+        images=images,
+        labels=labels,
+        threat=ThreatModel(norm=norm, eps=eps),
+        target=spy,  # type: ignore[arg-type]
+        rng=rng.child("attack"),
+        decoys=(lambda: images.roll(2, 0)) if decoys else None,
+    )
+    return request, spy, pipeline
+
+
+TOWARDS_DECOYS = {"pgd": PGD(loss="reconstruction", steps=40), "apgd": APGD(loss="reconstruction", steps=40)}
+to_decoys = pytest.mark.parametrize("attack", TOWARDS_DECOYS.values(), ids=TOWARDS_DECOYS.keys())
+
+
+@to_decoys
+@both_norms
+def test_without_a_purifier_it_walks_to_the_nearest_point_to_the_decoy(attack: Attack, norm: Norm) -> None:
+    eps = 0.2 if norm == "linf" else 1.5
+    request, spy, _ = towards_decoys(norm, eps)
+    attack.run(request)
+    decoys = request.images.roll(2, 0)
+    least = distance(Ball(request.images, request.threat).project(decoys), decoys, "l2")
+    reached = torch.stack([distance(points, decoys, "l2") for points in spy.points]).amin(0)
+    assert bool((reached >= least - 1e-5).all())
+    assert bool((reached <= 1.02 * least + 0.02).all())
+
+
+@to_decoys
+@both_norms
+def test_what_is_purified_comes_nearer_to_the_purified_decoy_than_any_other_loss_brings_it(
+    attack: Attack, norm: Norm
+) -> None:
+    eps = 0.2 if norm == "linf" else 1.5
+
+    def nearest(of: Attack) -> Tensor:
+        request, spy, pipeline = towards_decoys(norm, eps, stages=(Smooth(),))
+        of.run(request)
+        with torch.no_grad():
+            wanted = pipeline(request.images.roll(2, 0), request.rng).purified
+            seen = [pipeline(points, request.rng).purified for points in spy.points]
+        return torch.stack([distance(one, wanted, "l2") for one in seen]).amin(0)
+
+    assert bool((nearest(attack) < 0.9 * nearest(PGD(loss="margin"))).all())
+
+
+@to_decoys
+@both_norms
+def test_points_near_a_decoy_are_ranked_by_their_margin(attack: Attack, norm: Norm) -> None:
+    request, spy, pipeline = towards_decoys(norm, 0.15 if norm == "linf" else 1.2, stages=(Smooth(),))
+    adversarial = attack.run(request)
+
+    def margins_of(points: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits = pipeline(points, request.rng).logits
+        others = logits.scatter(1, request.labels[:, None], -torch.inf).amax(1)
+        return others - logits.gather(1, request.labels[:, None])[:, 0]
+
+    best = torch.stack([margins_of(points) for points in spy.points]).amax(0)
+    assert 0 < int((best > 0).sum()) < len(best), "the test wants images of both kinds"
+    torch.testing.assert_close(margins_of(adversarial), best, rtol=0, atol=1e-5)
+
+
+@to_decoys
+def test_a_request_without_decoys_is_refused_in_one_line(attack: Attack) -> None:
+    request, _, _ = towards_decoys("linf", 0.1, decoys=False)
+    with pytest.raises(CellError, match="needs decoys and this request has none; choose another loss") as raised:
+        attack.run(request)
+    assert "\n" not in str(raised.value)

@@ -73,7 +73,17 @@ def request_for(
         rng=rng.child("attack"),
         targets=targets,
         queries=budget,
+        decoys=lambda: _decoys(world, clean, true, targets),
     )
+
+
+def _decoys(world: World, images: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    """Return for each image the nearest of the world's validation images of another class, or else itself."""
+    pool, classes = (part.to(images.device) for part in world.part("validation"))
+    fits = classes[None] != labels[:, None] if targets is None else classes[None] == targets[:, None]
+    away = torch.cdist(images.flatten(1), pool.flatten(1)).masked_fill(~fits, torch.inf)
+    nearest = away.min(1)
+    return torch.where(nearest.values.isfinite().view(-1, 1, 1, 1), pool[nearest.indices], images)
 
 
 def run(subject: Subject, request: AttackRequest, attack: Attack | None = None) -> Any:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from autoshield_bench.balls import Ball
 from autoshield_bench.builtin.attacks import losses
 from autoshield_bench.builtin.attacks.best import Best
+from autoshield_bench.builtin.attacks.objectives import Objective, purified_decoys, raising, reconstruction
 from autoshield_bench.builtin.attacks.steps import steepest
-from autoshield_bench.contracts import Attack, AttackRequest, Target
+from autoshield_bench.contracts import Attack, AttackRequest, LossGradient
 from autoshield_bench.errors import CellError, ParameterError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LossName = Literal["cross-entropy", "dlr", "margin", "targeted-dlr", "targeted-margin"]
+LogitLossName = Literal["cross-entropy", "dlr", "margin", "targeted-dlr", "targeted-margin"]
+LossName = Literal[LogitLossName, "reconstruction"]
 
 _FEWEST_CLASSES: dict[LossName, int] = {"dlr": 3, "targeted-dlr": 4}
 _MOMENTUM = 0.75
@@ -27,12 +30,14 @@ _SHARE = 0.75
 class APGD(Attack):
     """APGD with a choice of losses; the targeted ones try the most likely wrong classes one after the other.
 
-    Returns the best point seen: misclassified before not, then of higher loss.
+    Returns the best point seen: misclassified before not, then of higher loss, or of larger margin where the loss is
+    ``reconstruction``.
     Source: Croce and Hein 2020, arXiv:2003.01690, algorithm 1.
     """
 
     loss: LossName = "cross-entropy"
-    """Loss that is raised."""
+    """Loss that is raised. ``reconstruction``, for purifiers: minus the distance between what the purifier makes of the
+    point and what it makes of the nearest validation image of another class."""
 
     steps: int = 100
     """Gradient steps per run."""
@@ -54,14 +59,20 @@ class APGD(Attack):
         return self.steps * self.restarts * targets
 
     def run(self, request: AttackRequest) -> Tensor:
-        """Return the best point over all restarts, targets and steps. Raises CellError for too few classes."""
+        """Return the best point over all restarts, targets and steps.
+
+        Raises CellError for too few classes, and where the reconstruction loss has no decoys.
+        """
         import torch
 
         fewest = _FEWEST_CLASSES.get(self.loss, 2)
         if request.target.classes < fewest:
             raise CellError(f"the {self.loss} loss needs {fewest} classes, the data have {request.target.classes}")
-        ball, best = Ball(request.images, request.threat), Best(request.images, request.labels)
+        best = Best(request.images, request.labels)
         if not len(request.images):
+            return best.x
+        if self.loss == "reconstruction":
+            self._climb(request, best, reconstruction(request.labels, purified_decoys(request)), 0)
             return best.x
         columns: list[Tensor | None] = [None]
         if self.loss.startswith("targeted"):
@@ -69,14 +80,22 @@ class APGD(Attack):
                 targets = wrong_classes(request.target.logits(request.images), request.labels)
             columns = [targets[:, column] for column in range(min(self.target_classes, targets.shape[1]))]
         for number, column in enumerate(columns):
-            loss = loss_of(self.loss, request.labels, column)
-            for restart in range(self.restarts):
-                start = ball.random_start(request.rng, "start", number, restart)
-                ascend(request.target, ball, start, loss, self.steps, best)
+            self._climb(request, best, raising(loss_of(self.loss, request.labels, column)), number)
         return best.x
 
+    def _climb(self, request: AttackRequest, best: Best, objective: Objective, number: int) -> None:
+        ball = Ball(request.images, request.threat)
+        for restart in range(self.restarts):
+            ascend(
+                lambda x: objective.ask(request.target, x),
+                ball,
+                ball.random_start(request.rng, "start", number, restart),
+                self.steps,
+                lambda x, here: best.keep(x, objective.worth(here), here.logits),
+            )
 
-def loss_of(name: LossName, labels: Tensor, targets: Tensor | None = None) -> losses.Loss:
+
+def loss_of(name: LogitLossName, labels: Tensor, targets: Tensor | None = None) -> losses.Loss:
     """Return a loss by name."""
     if targets is not None:
         targeted = losses.targeted_dlr if name == "targeted-dlr" else losses.targeted_margin
@@ -105,17 +124,15 @@ def checkpoints(steps: int) -> list[int]:
 
 
 def ascend(
-    target: Target,
+    ask: Callable[[Tensor], LossGradient],
     ball: Ball,
     start: Tensor,
-    loss: losses.Loss,
     steps: int,
-    best: Best,
-    rows: Tensor | None = None,
+    keep: Callable[[Tensor, LossGradient], object],
 ) -> Tensor:
-    """Raise the loss of a batch from ``start``; every point goes to ``best``. Return the points of highest loss.
+    """Raise the loss that ``ask`` returns of points from ``start``, one per image of ``ball``.
 
-    ``ball``, ``target`` and ``loss`` are for this batch; ``rows`` says which images of ``best`` it holds.
+    Every point goes to ``keep`` with what was asked of it. Return the points of highest loss.
     """
     import torch
 
@@ -123,8 +140,8 @@ def ascend(
     shape = (-1, *[1] * (start.dim() - 1))
     size = torch.full((len(start),), 2.0 * eps, device=start.device)
     x, previous = start, start
-    here = target.loss_gradient(x, loss)
-    best.keep(x, here.loss, here.logits, rows)
+    here = ask(x)
+    keep(x, here)
     top, top_loss, top_gradient = x.clone(), here.loss.clone(), here.gradient.clone()
     gradient, value = here.gradient, here.loss
     judged = checkpoints(steps)
@@ -136,8 +153,8 @@ def ascend(
         if step > 1:
             ahead = ball.project(x + _MOMENTUM * (ahead - x) + (1 - _MOMENTUM) * (x - previous))
         previous, x = x, ahead
-        here = target.loss_gradient(x, loss)
-        best.keep(x, here.loss, here.logits, rows)
+        here = ask(x)
+        keep(x, here)
         rises += here.loss > value
         gradient, value = here.gradient, here.loss
         higher = value > top_loss

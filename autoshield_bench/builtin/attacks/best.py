@@ -25,10 +25,14 @@ class Best:
 
     def keep(self, x: Tensor, losses: Tensor, logits: Tensor, rows: Tensor | None = None) -> Tensor:
         """Take in points, of the images at ``rows`` (all by default); return which became the best of their image."""
+        labels = self._labels if rows is None else self._labels[rows]
+        return self.keep_fallen(x, losses, logits.argmax(1) != labels, rows)
+
+    def keep_fallen(self, x: Tensor, losses: Tensor, wrong: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Take in points of which it is known whether they reach the goal."""
         import torch
 
         place = torch.arange(len(self.x), device=x.device) if rows is None else rows
-        wrong = logits.argmax(1) != self._labels[place]
         better = (wrong & ~self.wrong[place]) | ((wrong == self.wrong[place]) & (losses > self.loss[place]))
         chosen = place[better]
         self.loss[chosen], self.wrong[chosen] = losses[better], wrong[better]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from autoshield_bench.balls import Ball
 from autoshield_bench.builtin.attacks.apgd import loss_of
 from autoshield_bench.builtin.attacks.best import Best
+from autoshield_bench.builtin.attacks.objectives import Objective, purified_decoys, raising, reconstruction
 from autoshield_bench.builtin.attacks.steps import steepest
 from autoshield_bench.contracts import Attack, AttackRequest
 from autoshield_bench.errors import ParameterError
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 class PGD(Attack):
     """Steps along the gradient of the loss, projected back into the ball; the best point seen is returned.
 
-    A misclassified point is better than one that is not; among equals the higher loss is better.
+    A misclassified point is better than one that is not; among equals the higher loss is better, or the larger margin
+    where the loss is ``reconstruction``.
     Source: Madry et al. 2018, arXiv:1706.06083, equation 2.
     """
 
-    loss: Literal["cross-entropy", "margin", "dlr"] = "cross-entropy"
-    """Loss that is raised."""
+    loss: Literal["cross-entropy", "margin", "dlr", "reconstruction"] = "cross-entropy"
+    """Loss that is raised. ``reconstruction``, for purifiers: minus the distance between what the purifier makes of the
+    point and what it makes of the nearest validation image of another class."""
 
     steps: int = 40
     """Gradient steps per restart."""
@@ -58,20 +61,24 @@ class PGD(Attack):
         return self.steps * self.restarts
 
     def run(self, request: AttackRequest) -> Tensor:
-        """Return the best point over all restarts and steps, the starts included."""
+        """Return the best point over all restarts and steps, the starts included.
+
+        Raises CellError where the reconstruction loss is asked for and the request has no decoys.
+        """
         import torch
 
         ball, best = Ball(request.images, request.threat), Best(request.images, request.labels)
+        wanted = purified_decoys(request) if self.loss == "reconstruction" else None
         alive = torch.arange(len(best.x), device=best.x.device)
         for restart in range(self.restarts):
             at_image = restart == 0 and not self.random_start
             start = request.images if at_image else ball.random_start(request.rng, "start", restart)
-            self._climb(request, best, start, alive)
+            self._climb(request, best, start, alive, wanted)
             if request.stop_on_success:
                 alive = (~best.wrong).nonzero()[:, 0]
         return best.x
 
-    def _climb(self, request: AttackRequest, best: Best, start: Tensor, alive: Tensor) -> None:
+    def _climb(self, request: AttackRequest, best: Best, start: Tensor, alive: Tensor, wanted: Tensor | None) -> None:
         """Take the steps of one run for the images at ``alive``; those that fall leave where the request permits."""
         import torch
 
@@ -82,17 +89,24 @@ class PGD(Attack):
                 rows, x = rows[kept], x[kept]
                 whole = len(rows) == len(best.x)
                 target = request.target if whole else request.target.select(rows)
-                ball, loss = Ball(request.images[rows], request.threat), loss_of(self.loss, request.labels[rows])
+                ball = Ball(request.images[rows], request.threat)
+                objective = self._objective(request.labels[rows], None if wanted is None else wanted[rows])
             if not len(rows) and len(best.x):
                 return
             if step == self.steps:
                 with torch.no_grad():
                     logits = target.logits(x)
-                    best.keep(x, loss(logits), logits, rows)
+                    best.keep(x, objective.rank(logits), logits, rows)
                 return
-            here = target.loss_gradient(x, loss)
-            best.keep(x, here.loss, here.logits, rows)
+            here = objective.ask(target, x)
+            best.keep(x, objective.worth(here), here.logits, rows)
             x = ball.project(x + self._length(request.threat.eps) * steepest(here.gradient, request.threat.norm))
+
+    def _objective(self, labels: Tensor, wanted: Tensor | None) -> Objective:
+        if self.loss == "reconstruction":
+            assert wanted is not None
+            return reconstruction(labels, wanted)
+        return raising(loss_of(self.loss, labels))
 
     def _length(self, eps: float) -> float:
         if self.step_size is not None:
