@@ -63,6 +63,16 @@ def aubench_attacks() -> Iterator[AttackSpec]:
         reference="after Croce and Hein 2020, arXiv:2003.01690",
     )
     yield AttackSpec(
+        name="detector-pgd",
+        factory=f"{_HERE}.attacks.detector:DetectorPGD",
+        summary="To be misclassified and not flagged: the Lagrangian, selective and orthogonal PGD in a cascade.",
+        norms=("linf", "l2"),
+        strong=True,
+        cascade=True,
+        detector_aware=True,
+        reference="Bryniarski et al. 2021, arXiv:2106.15023",
+    )
+    yield AttackSpec(
         name="noise",
         factory=f"{_HERE}.attacks.noise:Noise",
         summary="The best of a few random points at distance eps: the floor.",

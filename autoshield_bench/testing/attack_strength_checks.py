@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autoshield_bench.balls import distance
-from autoshield_bench.contracts import LossGradient, Norm, Target, ThreatModel
+from autoshield_bench.contracts import LossGradient, Norm, Target, TargetOutput, ThreatModel
 from autoshield_bench.engine.access import QueryTarget
 from autoshield_bench.errors import AccessError
 from autoshield_bench.margins import margins
@@ -45,7 +45,7 @@ CONFIDENT = 60.0
 class _Sealed:
     """A target with the promised methods and nothing else to reach into."""
 
-    __slots__ = ("classes", "labels", "logits", "loss_gradient", "select")
+    __slots__ = ("classes", "detects", "labels", "logits", "loss_gradient", "output", "output_gradient", "select")
 
     def __init__(self, target: Target) -> None:
         def logits(x: Tensor) -> Tensor:
@@ -57,11 +57,22 @@ class _Sealed:
         def loss_gradient(x: Tensor, loss: Callable[[Tensor], Tensor]) -> LossGradient:
             return target.loss_gradient(x, loss)
 
+        def output(x: Tensor) -> TargetOutput:
+            return target.output(x)
+
+        def output_gradient(x: Tensor, loss: Callable[[TargetOutput], Tensor]) -> LossGradient:
+            return target.output_gradient(x, loss)
+
         def select(rows: Tensor) -> _Sealed:
             return _Sealed(target.select(rows))
 
-        self.classes, self.logits, self.labels = target.classes, logits, labels
-        self.loss_gradient, self.select = loss_gradient, select
+        self.classes, self.detects, self.logits, self.labels = target.classes, target.detects, logits, labels
+        self.loss_gradient, self.output, self.output_gradient, self.select = (
+            loss_gradient,
+            output,
+            output_gradient,
+            select,
+        )
 
 
 @check(
