@@ -11,7 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import linprog
+from exact import Truth, _array, _Problem, small_network
+from scipy import sparse
+from scipy.optimize import LinearConstraint, linprog
 from torch import Tensor, nn
 
 from autoshield_bench import load_suite, run
@@ -19,12 +21,14 @@ from autoshield_bench.balls import distance
 from autoshield_bench.builtin.attacks.detector import VARIANTS, DetectorPGD
 from autoshield_bench.builtin.attacks.joint import without
 from autoshield_bench.builtin.attacks.pgd import PGD
+from autoshield_bench.builtin.datasets.digits import Digits
 from autoshield_bench.builtin.manifest import aubench_attacks
-from autoshield_bench.contracts import NORMS, AttackRequest, Defense, DefenseSpec, FitRequest, Norm, ThreatModel
+from autoshield_bench.contracts import NORMS, Attack, AttackRequest, Defense, DefenseSpec, FitRequest, Norm, ThreatModel
 from autoshield_bench.engine.access import GradientTarget
 from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline, Threshold
 from autoshield_bench.errors import ParameterError
 from autoshield_bench.hookspecs import hookimpl
+from autoshield_bench.margins import margins
 from autoshield_bench.seeding import ImageRandom
 
 PIXELS = 64
@@ -231,6 +235,96 @@ def test_the_cascade_breaks_what_is_feasible_however_alike_the_goals_are(norm: N
     feasible = possible > NARROW
     assert int(feasible.sum()) >= 10
     assert int((feasible & ~reached).sum()) <= 1
+
+
+@dataclass(frozen=True)
+class Curved:
+    """A network with a hidden layer and a linear detector that looks where most attacks go."""
+
+    network: nn.Sequential
+    images: Tensor
+    labels: Tensor
+    detector: Slope
+    threshold: Threshold
+    fallen: Tensor
+    """Where the truth is that some point within 0.12 is misclassified and not flagged."""
+    robust: Tensor
+
+
+@pytest.fixture(scope="module")
+def curved() -> Curved:
+    train, test = (Digits().load(split, Path()) for split in ("train", "test"))
+    network = small_network(torch.from_numpy(train.images), torch.from_numpy(train.labels))
+    images, labels = torch.from_numpy(test.images), torch.from_numpy(test.labels)
+    right = (network(images).argmax(1) == labels).nonzero()[:40, 0]
+    images, labels = images[right], labels[right]
+    point = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(margins(network(point), labels).sum(), point)
+    mean = gradient.flatten(1).mean(0)
+    noise = torch.randn(PIXELS, generator=torch.Generator().manual_seed(0))
+    direction = mean / mean.norm() + 0.3 * noise / PIXELS**0.5
+    low, level, high = (images.flatten(1) @ direction).quantile(torch.tensor([0.25, 0.6, 0.75])).tolist()
+    truth = [
+        _joint_truth(network, image, int(label), direction, level) for image, label in zip(images, labels, strict=True)
+    ]
+    return Curved(
+        network,
+        images,
+        labels,
+        Slope(direction=direction),
+        Threshold(value=level, scale=high - low),
+        torch.tensor([one == "fallen" for one in truth]),
+        torch.tensor([one == "robust" for one in truth]),
+    )
+
+
+def _joint_truth(network: nn.Sequential, image: Tensor, label: int, direction: Tensor, level: float) -> Truth:
+    """Return what ``exact.truth_in_linf`` does, with one row more: the score stays under the threshold."""
+    first, second = ((_array(layer.weight), _array(layer.bias)) for layer in (network[1], network[3]))
+    x = _array(image.flatten())
+    problem = _Problem(*first, np.clip(x - 0.12, 0, 1), np.clip(x + 0.12, 0, 1))
+    row = np.concatenate([_array(direction), np.zeros(2 * problem.hidden)])
+    bounds, known = problem.constraint, problem.constraint.A
+    problem.constraint = LinearConstraint(
+        sparse.vstack([known, sparse.csr_matrix(row)]), -np.inf, np.concatenate([bounds.ub, [level - 1e-5]])
+    )
+    verdicts = [
+        problem.above_zero(second[0][other] - second[0][label], second[1][other] - second[1][label], 10)
+        for other in range(10)
+        if other != label
+    ]
+    return "fallen" if "fallen" in verdicts else "unknown" if "unknown" in verdicts else "robust"
+
+
+def broken(case: Curved, attack: Attack, seed: int) -> Tensor:
+    stage = FittedStage(component="1:slope", defense=case.detector, differentiable=True, stochastic=False)
+    pipeline = Pipeline(case.network, (stage,), PassCounter(), thresholds={"1:slope": case.threshold})
+    rng = ImageRandom(seed, range(len(case.images)))
+    found = attack.run(
+        AttackRequest(
+            images=case.images,
+            labels=case.labels,
+            threat=ThreatModel(norm="linf", eps=0.12),
+            target=GradientTarget(pipeline, rng.child("target"), classes=10, eot=1, detector_aware=True),
+            rng=rng.child("attack"),
+            stop_on_success=True,
+        )
+    )
+    assert float(distance(found, case.images, "linf").max()) <= 0.12
+    flagged = case.detector.anomaly_score(found, case.network, rng) > case.threshold.value
+    return (case.network(found).argmax(1) != case.labels) & ~flagged
+
+
+def test_the_cascade_finds_the_truth_of_a_network_with_a_hidden_layer(curved: Curved) -> None:
+    assert int(curved.fallen.sum()) >= 10
+    assert int(curved.robust.sum()) >= 10
+    assert int((curved.fallen | curved.robust).sum()) >= len(curved.images) - 2
+    missed = 0
+    for seed in range(3):
+        reached = broken(curved, DetectorPGD(), seed)
+        assert not bool((reached & curved.robust).any())
+        missed += int((curved.fallen & ~reached).sum())
+    assert missed <= 0.02 * 3 * int(curved.fallen.sum())
 
 
 # How it goes about it ---------------------------------------------------------------------------------------------

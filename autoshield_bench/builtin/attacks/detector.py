@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from autoshield_bench.balls import Ball
 from autoshield_bench.builtin.attacks.apgd import ascend
 from autoshield_bench.builtin.attacks.joint import Joint, balance, excess_of, gradient_below, without
+from autoshield_bench.builtin.attacks.losses import Loss, margin, targeted_margin
 from autoshield_bench.builtin.attacks.pgd import PGD
 from autoshield_bench.builtin.attacks.steps import steepest
 from autoshield_bench.contracts import Attack, AttackRequest, LossGradient, Target, TargetOutput
@@ -55,8 +56,9 @@ class DetectorPGD(Attack):
     relative_step_size: float = 0.5
     """Length of the first step of ``selective`` and of ``orthogonal`` in units of eps; it falls to zero as a cosine."""
 
-    rounds: int = 8
-    """Weights that ``lagrangian`` tries for an image, each from a random start."""
+    rounds: int = 10
+    """Weights that ``lagrangian`` tries for an image, each from a random start; every second one raises the margin
+    towards a single wrong class, the most likely first."""
 
     def __post_init__(self) -> None:
         for key in ("steps", "restarts", "rounds"):
@@ -175,7 +177,8 @@ class DetectorPGD(Attack):
             target = request.target.select(rows)
             start = whole.random_start(request.rng, "lagrangian", number)[rows]
             ball = Ball(request.images[rows], request.threat)
-            found = _ascend(target, ball, start, self.steps, joint, rows, labels[rows], weight[rows])
+            goal = _goal(number, labels[rows], joint.wrong_classes[rows])
+            found = _ascend(target, ball, start, self.steps, joint, rows, goal, weight[rows])
             flagged = joint.look(target, found, rows)
             own = weight[rows]
             low[rows] = torch.where(flagged, own, low[rows])
@@ -186,6 +189,13 @@ class DetectorPGD(Attack):
         return joint.standing(alive)
 
 
+def _goal(number: int, labels: Tensor, wrong: Tensor) -> Loss:
+    """Return what a round raises: towards any wrong class and, every second time, towards one of them in turn."""
+    if number % 2 == 0:
+        return margin(labels)
+    return targeted_margin(labels, wrong[:, number // 2 % wrong.shape[1]])
+
+
 def _ascend(
     target: Target,
     ball: Ball,
@@ -193,11 +203,11 @@ def _ascend(
     steps: int,
     joint: Joint,
     rows: Tensor,
-    labels: Tensor,
+    goal: Loss,
     weight: Tensor,
 ) -> Tensor:
     def loss(output: TargetOutput) -> Tensor:
-        return margins(output.logits, labels) - weight * excess_of(output).clamp_min(0)
+        return goal(output.logits) - weight * excess_of(output).clamp_min(0)
 
     return ascend(
         lambda x: target.output_gradient(x, loss), ball, start, steps, lambda x, here: joint.keep(x, here, rows)

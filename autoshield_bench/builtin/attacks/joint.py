@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from autoshield_bench.builtin.attacks.apgd import wrong_classes
 from autoshield_bench.builtin.attacks.best import Best
 from autoshield_bench.contracts import AttackRequest, LossGradient, Target, TargetOutput
 from autoshield_bench.errors import GradientCut
@@ -30,6 +31,8 @@ class Joint:
         self._stops = request.stop_on_success
         with torch.no_grad():
             clean = request.target.output(request.images)
+        self.wrong_classes = wrong_classes(clean.logits, request.labels)
+        """Of each image, the most likely first ``[N, classes - 1]``."""
         self._unit = margins(clean.logits, request.labels).abs().clamp_min(_SMALL)
         self._take(request.images, clean.logits, excess_of(clean), torch.arange(len(request.images)))
 
