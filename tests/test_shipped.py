@@ -20,7 +20,7 @@ def marked(name):
     return re.search(rf"<!-- {re.escape(name)} -->\n(.*?)<!-- end -->", README, re.DOTALL).group(1)
 
 
-@pytest.mark.parametrize("name", ["mnist", "mnist-sweep", "quick"])
+@pytest.mark.parametrize("name", ["mnist", "mnist-rigor", "mnist-sweep", "quick"])
 def test_every_shipped_suite_is_sound_and_found_by_name(name):
     assert load_suite(name).suite.name == name
     assert shipped_suites()[name].name == f"{name}.toml"

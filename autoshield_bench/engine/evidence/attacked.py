@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autoshield_bench.contracts import ThreatModel
+from autoshield_bench.contracts import Attack, ThreatModel
 from autoshield_bench.engine.evidence.case import Case, Images, beyond
 from autoshield_bench.engine.evidence.recorded import is_iterative
 from autoshield_bench.plan import Cell
@@ -51,18 +51,26 @@ def affordable(case: Case, check: str, per_image: int) -> int:
     return int(case.left * _SPARE * PARTS[check] / remaining) // max(per_image, 1)
 
 
-def _pay(case: Case, steps: int) -> int:
-    """Return the passes of so many gradient steps of one image by every route, with what judging costs."""
-    return (steps + 1) * case.unit * len(case.routes) + case.scoring
+def _own(case: Case, steps: int, restarts: int = 1) -> tuple[str, dict[str, Any]]:
+    """Return the checks' own attack: APGD on the margin; the detector-aware one where the defense detects."""
+    if case.rate is not None:
+        return "detector-pgd", {"steps": max(steps // 2, 10), "restarts": restarts, "rounds": 4}
+    return "apgd", {"loss": "margin", "steps": steps, "restarts": restarts}
+
+
+def _pay(case: Case, steps: int, restarts: int = 1) -> int:
+    """Return the passes that the checks' own attack costs per image, with what judging costs."""
+    name, params = _own(case, steps, restarts)
+    registry = case.workshop.registry
+    runner: Attack = registry.make(registry.find("attack", f"autoshield-bench/{name}"), params)
+    evaluations = (runner.gradient_steps() or steps * restarts) + 1
+    return evaluations * case.unit * len(case.routes) + case.scoring
 
 
 def _strike(case: Case, images: Images, purpose: str, *, steps: int, restarts: int = 1) -> Tensor:
-    """Return which of the images fall to APGD on the margin; to the detector-aware attack where the defense detects."""
-    if case.rate is not None:
-        crafting = case.crafting("detector-pgd", {"steps": steps, "restarts": restarts})
-    else:
-        crafting = case.crafting("apgd", {"loss": "margin", "steps": steps, "restarts": restarts})
-    return case.fallen(case.attack(crafting, images, purpose), images, purpose)
+    """Return which of the images fall to the checks' own attack."""
+    found = case.attack(case.crafting(*_own(case, steps, restarts)), images, purpose)
+    return case.fallen(found, images, purpose)
 
 
 # -- unbounded ------------------------------------------------------------------------------------------------------
@@ -81,8 +89,7 @@ def unbounded(case: Case) -> Verdict:
         params: dict[str, Any] = {"loss": loss, "steps": steps, "restarts": 1 + number}
         crafting = case.crafting("pgd", params, threat=ThreatModel(norm="linf", eps=1.0))
         if case.rate is not None:
-            params = {"steps": steps, "restarts": 1 + number}
-            crafting = case.crafting("detector-pgd", params, threat=ThreatModel(norm="linf", eps=1.0))
+            crafting = case.crafting(*_own(case, steps, 1 + number), threat=ThreatModel(norm="linf", eps=1.0))
         found = case.attack(crafting, left, f"unbounded {number}")
         left = left.at(~case.fallen(found, left, "unbounded"))
         if not len(left):
@@ -120,9 +127,9 @@ def iterative(case: Case) -> Verdict:
     first = count
     if beyond(count, max(asked, 1), _MAY_DIFFER):
         images = case.test(told)
-        steps = min(2 * _STEPS, affordable(case, "iterative", 1) // max(len(images) * _pay(case, 1) * 2, 1))
-        if steps >= _STEPS // 2:
-            count -= int(_strike(case, images, "iterative again", steps=steps, restarts=2).sum())
+        asked_again = case.sample(images, affordable(case, "iterative", _pay(case, _STEPS, 2)), "iterative again")
+        if len(asked_again):
+            count -= _found(case, asked_again, "iterative again", count)
     failed = beyond(count, max(asked, 1), _MAY_DIFFER)
     again = "" if first == count else f" ({first} before the iterative attack was given more restarts)"
     return Verdict(
@@ -149,12 +156,12 @@ def converged(case: Case) -> Verdict:
         text = "no image stands, so there is nothing to attack again"
         return Verdict(check="converged", ruling="pass", text=text, numbers={"images": n, "survivors": 0})
     steps = 2 * max((_steps(cell) for cell in case.well(case.white)), default=_STEPS)
-    cost = _pay(case, steps) * 2
+    cost = _pay(case, steps, 2)
     images = case.sample(survivors, affordable(case, "converged", cost), "converged")
     while len(images) < min(len(survivors), _ENOUGH) and steps > 2 * _STEPS:
         # Fewer steps on enough images say more than all steps on a handful.
         steps = max(steps // 2, 2 * _STEPS)
-        cost = _pay(case, steps) * 2
+        cost = _pay(case, steps, 2)
         images = case.sample(survivors, affordable(case, "converged", cost), "converged")
     if len(images) < min(len(survivors), _ENOUGH):
         return _poor("converged", f"{len(images)} of {len(survivors)} survivors")
@@ -211,7 +218,7 @@ def black_box(case: Case) -> Verdict:
     if _too_many(escaped, n) or _too_many(int(fallen.sum()), len(images), len(asked), n):
         # Had the white-box attack found them with more restarts, it was not blind to them.
         old, new = case.test(told), images.at(fallen)
-        room = affordable(case, "black-box", 1) // max(_pay(case, _STEPS) * 2, 1)
+        room = affordable(case, "black-box", 1) // max(_pay(case, _STEPS, 2), 1)
         if room >= 5:
             old, new = case.sample(old, room // 2, "told"), case.sample(new, room // 2, "told")
             escaped -= _found(case, old, "black-box told", told.bit_count())
