@@ -2,8 +2,9 @@
 
 Every figure that both have is compared on the images that both evaluated and over the training seeds that both have:
 clean accuracy, every attack (label, access, norm, eps), and the worst case over the cells that both have, which needs
-all of them. What a difference and its test are, ``paired`` defines. Holm's adjustment over everything that was compared
-makes the verdicts.
+all of them. Of a defense that detects, the worst case is the joint game of ``joint``, against its own detector-aware
+attack as well where the other defense has no detector to be aware of. What a difference and its test are, ``paired``
+defines. Holm's adjustment over everything that was compared makes the verdicts.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
+from autoshield_bench.detection import RANKED_RATE
 from autoshield_bench.errors import StoreError, UsageError, did_you_mean
-from autoshield_bench.paired import Difference, Place, difference_of, standing
+from autoshield_bench.joint import column_of, detects, faced, joint_under, obstacle, percent, ranked_rate, takes_part
+from autoshield_bench.outcomes import Outcomes
+from autoshield_bench.paired import Difference, Pair, Place, difference_of
 from autoshield_bench.provenance import attack_differences, model_differences
 from autoshield_bench.readings import unique
 from autoshield_bench.results import CellId, CellRecord, ResultSet
+from autoshield_bench.standing import standing
 from autoshield_bench.statistics import holm
 
 Found = Mapping[int, CellRecord | str]
@@ -230,12 +235,30 @@ class _Table:
                 continue
             what = " and ".join(f"{own} in {which}" for own, which in _unwell([(a, b)]))
             self._leave(place, f"{what} ({_seeds([seed])})", lost=not isinstance(a, str))
-        if pairs:
-            self._difference(place, [cell], [pairs], "no image was evaluated by both")
+        if not pairs:
+            return
+        by_seed = []
+        for a, b in pairs:
+            both = [self._alone(record, side) for record, side in ((a, one), (b, two))]
+            if both[0] is not None and both[1] is not None:
+                by_seed.append((a.cell.seed, both[0], both[1]))
+        if by_seed:
+            self._difference(place, by_seed, [cell], [pairs], "no image was evaluated by both")
+        else:
+            self._leave(place, "the joint game of flagging and classifying begins with clean cells, and one is missing")
+
+    def _alone(self, record: CellRecord, side: Mapping[CellId, Found]) -> Outcomes | None:
+        """Return what a cell came to: the joint game against a detector-aware attack, else what was classified."""
+        if record.cell.fpr is None:
+            return record.outcomes
+        bare = replace(_bare(record.cell), attack=None, access=None, norm=None, eps=None, fpr=None)
+        clean = side.get(bare, {}).get(record.cell.seed, "missing")
+        return None if isinstance(clean, str) else joint_under(record, clean)
 
     def _worst_case(self, cells: Sequence[CellId]) -> None:
         """Compare what stands under every cell that both have, as ``scores.worst_case`` defines it."""
         one, two = self._sides
+        cells = [cell for cell in cells if takes_part(cell.fpr, RANKED_RATE)]
         common = [cell for cell in cells if cell in one and cell in two]
         seen = next((cell for cell in common if cell.access == "white-box"), None)
         if seen is None:
@@ -251,27 +274,38 @@ class _Table:
             both = [(one[cell].get(seed, "missing"), two[cell].get(seed, "missing")) for seed in seeds]
             pairs.append([(a, b) for a, b in both if not isinstance(a, str) and not isinstance(b, str)])
             absent += [f"{_name(cell)} {own} in {which}" for own, which in _unwell(both)]
+        found = [[own[side] for both in pairs for own in both] for side in (0, 1)]
+        aware: list[CellId] = []
+        for side, (own, which) in enumerate(zip((one, two), "AB", strict=True)):
+            if detects(found[1 - side]):
+                continue
+            for cell in (cell for cell in cells if cell.fpr is not None and cell in own and cell not in common):
+                aware.append(cell)
+                records = [own[cell].get(seed, "missing") for seed in seeds]
+                absent += [f"{_name(cell)} {record} in {which}" for record in records if isinstance(record, str)]
+                found[side] += [record for record in records if not isinstance(record, str)]
         if absent or not seeds:
             self._leave(place, "; ".join(unique(absent)) or "no training seed is in both")
             return
-        self._difference(place, common, pairs, "no image was evaluated by every cell of both")
-        single = [f"{_name(cell)} ({'A' if cell in one else 'B'})" for cell in cells if cell not in common]
-        if single and self.differences and self.differences[-1].place == place:
-            said = f"over what both have, without {', '.join(single)}"
-            self.differences[-1] = replace(self.differences[-1], remarks=(said, *self.differences[-1].remarks))
+        left = [_left(records) for records in found]
+        by_seed = [(seed, left[0][seed], left[1][seed]) for seed in seeds]
+        self._difference(place, by_seed, common, pairs, "no image was evaluated by every cell of both")
+        if not self.differences or self.differences[-1].place != place:
+            return
+        single = [f"{_name(cell)} ({'A' if cell in one else 'B'})" for cell in cells if cell not in [*common, *aware]]
+        said = [f"over what both have, without {', '.join(single)}"] if single else []
+        said += [phrase for records, which in zip(found, "AB", strict=True) for phrase in _flags_remark(records, which)]
+        self.differences[-1] = replace(self.differences[-1], remarks=(*said, *self.differences[-1].remarks))
 
     def _difference(
         self,
         place: Place,
+        by_seed: Sequence[Pair],
         cells: Sequence[CellId],
         pairs: Sequence[Sequence[tuple[CellRecord, CellRecord]]],
         otherwise: str,
     ) -> None:
-        """Add the difference in what stands under every one of ``cells``, given their pairs of records by seed."""
-        by_seed = [
-            (own[0][0].cell.seed, standing(a for a, _ in own), standing(b for _, b in own))
-            for own in zip(*pairs, strict=True)
-        ]
+        """Add a difference, given what A and B came to by seed, and the ``pairs`` of records of its ``cells``."""
         found = difference_of(place, by_seed)
         if found is None:
             self._leave(place, otherwise, lost=place.quantity != "worst case")
@@ -289,7 +323,14 @@ class _Table:
         remarks = []
         if place.quantity == "worst case" and not _strong(pairs):
             remarks.append("upper bounds: no strong white-box attack was run on both")
-        if any(record.facts.get("stochastic") is True for record in flat):
+        drawn = unique(record.outcomes.draws.n for record in flat if record.outcomes and record.outcomes.draws)
+        if drawn:
+            numbers = " and ".join(map(str, drawn))
+            remarks.append(
+                f"stochastic: an image counts by its share of {numbers} fresh draws, and the sign test takes the sign "
+                "of its difference"
+            )
+        elif any(record.facts.get("stochastic") is True for record in flat):
             remarks.append("stochastic, scored on one draw per image")
         self.differences.append(replace(found, other_attack=tuple(unique(other)), remarks=tuple(remarks)))
 
@@ -308,7 +349,24 @@ class _Table:
             access=cell.access if quantity == "attack" else None,
             norm=cell.norm,
             eps=cell.eps,
+            fpr=cell.fpr if quantity == "attack" else None,
         )
+
+
+def _left(records: Sequence[CellRecord]) -> dict[int, Outcomes]:
+    """Return by seed what stands in the worst case over one side's cells."""
+    by_seed: dict[int, list[Outcomes]] = {}
+    for own in faced(records, ranked_rate(records)):
+        by_seed.setdefault(own.seed, []).append(own.outcomes)
+    return {seed: standing(outcomes) for seed, outcomes in by_seed.items()}
+
+
+def _flags_remark(records: Sequence[CellRecord], which: str) -> list[str]:
+    if not detects(records):
+        return []
+    if ranked_rate(records) is None:
+        return [f"flags of {which} do not count: {obstacle(records, RANKED_RATE)}"]
+    return [f"{which} detects: the joint game at {percent(RANKED_RATE)} false positives"]
 
 
 def _strong(pairs: Sequence[Sequence[tuple[CellRecord, CellRecord]]]) -> bool:
@@ -324,7 +382,7 @@ def _unwell(both: Sequence[tuple[CellRecord | str, CellRecord | str]]) -> list[t
 
 
 def _name(cell: CellId) -> str:
-    return "clean" if cell.attack is None else f"{cell.attack}/{cell.access}"
+    return "clean" if cell.attack is None else str(column_of(cell))
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -1,22 +1,21 @@
 """One figure of A and of B on the same images: the difference, its interval, and an exact test of whether it is real.
 
-Per image, the sum over training seeds of (B right - A right) is taken. Among the images where it is not 0, it is as
-often above as below if neither is better: a sign test, which counts images and never images times seeds, and for one
-seed is McNemar's exact test. The interval is for the choice of images alone; what the seeds do stands apart.
+Per image, the sum over training seeds of (B right - A right) is taken; of a stochastic pipeline, the share of its fresh
+draws that are right. Among the images where it is not 0, it is as often above as below if neither is better: a sign
+test, which counts images and never images times seeds, and for one seed without draws is McNemar's exact test. The
+interval is for the choice of images alone; what the seeds do stands apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import and_
 from statistics import fmean, stdev
 from typing import Literal
 
 from autoshield_bench.outcomes import Outcomes
-from autoshield_bench.results import CellRecord
-from autoshield_bench.statistics import mcnemar_exact, paired_mean_difference, wilson_at
+from autoshield_bench.standing import paired
+from autoshield_bench.statistics import mcnemar_exact, wilson_at
 
 LEVEL = 0.05
 """Chance, over a whole table, of calling any difference real where there is none."""
@@ -40,6 +39,8 @@ class Place:
     access: str | None = None
     norm: str | None = None
     eps: float | None = None
+    fpr: float | None = None
+    """Nominal false-positive rate of a detector-aware attack; None for any other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +59,9 @@ class Difference:
     n: int
     """Images that both evaluated, for every seed."""
     more: int
-    """Images that B classifies correctly for more seeds than A does."""
+    """Images that B classifies correctly more often than A does, over seeds and draws."""
     fewer: int
-    """Images that A classifies correctly for more seeds than B does."""
+    """Images that A classifies correctly more often than B does."""
     seeds: tuple[int, ...]
     values: tuple[float, ...]
     """Difference per seed, in the order of ``seeds``."""
@@ -89,49 +90,26 @@ class Difference:
 
 def difference_of(place: Place, pairs: Sequence[Pair]) -> Difference | None:
     """Return B minus A over one pair of outcomes per seed; None where no image was evaluated by all of them."""
-    common = reduce(and_, (own.evaluated for _, *both in pairs for own in both))
-    n = common.bit_count()
-    if n == 0:
+    found = paired([(one, two) for _, one, two in pairs])
+    if found is None:
         return None
-    sums: dict[int, int] = {}
-    for _, a, b in pairs:
-        for gained, mask in ((1, b.correct & ~a.correct), (-1, a.correct & ~b.correct)):
-            for image in _indices(mask & common):
-                sums[image] = sums.get(image, 0) + gained
-    more = sum(own > 0 for own in sums.values())
-    fewer = sum(own < 0 for own in sums.values())
-    runs = len(pairs)
-    squares = sum(own * own for own in sums.values()) / runs**2
-    value, low, high = paired_mean_difference(sum(sums.values()) / runs, squares, n)
-    hits = [[(own.correct & common).bit_count() for own in both] for _, *both in pairs]
-    one, two = (fmean(own[side] for own in hits) / n for side in (0, 1))
-    values = tuple((own[1] - own[0]) / n for own in hits)
-    p = mcnemar_exact(more, fewer)
+    n = found.n
+    one, two = (fmean(own[side] for own in found.right) / n for side in (0, 1))
+    values = tuple((own[1] - own[0]) / n for own in found.right)
+    p = mcnemar_exact(found.more, found.fewer)
     return Difference(
         place=place,
         shares=(one, two),
         share_intervals=(wilson_at(one, n), wilson_at(two, n)),
-        value=value,
-        low=low,
-        high=high,
+        value=found.value,
+        low=found.low,
+        high=found.high,
         n=n,
-        more=more,
-        fewer=fewer,
+        more=found.more,
+        fewer=found.fewer,
         seeds=tuple(seed for seed, *_ in pairs),
         values=values,
-        spread=stdev(values) if runs > 1 else None,
+        spread=stdev(values) if len(values) > 1 else None,
         p=p,
         adjusted=p,
     )
-
-
-def standing(records: Iterable[CellRecord]) -> Outcomes:
-    """Return which images stand under every one of some cells that are well, of those that all of them evaluated."""
-    own = [record.outcomes for record in records if record.outcomes is not None]
-    evaluated = reduce(and_, (outcomes.evaluated for outcomes in own))
-    correct = reduce(and_, (outcomes.correct for outcomes in own), evaluated)
-    return Outcomes(size=own[0].size, evaluated=evaluated, correct=correct)
-
-
-def _indices(mask: int) -> list[int]:
-    return [index for index, bit in enumerate(reversed(f"{mask:b}")) if bit == "1"]

@@ -8,22 +8,36 @@ Per training seed, then averaged over seeds:
 - The *illusion gap* is the robust accuracy under the strongest gray-box attack, on those same images, minus the worst
   case.
 
+A stochastic pipeline is right on an image in a share of fresh draws. What is worst for an image, or the strongest
+gray-box attack, is chosen by other draws than it is scored by (``standing``).
+
 Seeds train other networks but evaluate the same images: ``n`` counts images, never images times seeds, and intervals
 are for the choice of images alone; ``spread`` tells what the seeds do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import and_
 from statistics import fmean, stdev
 from typing import Literal
 
 from autoshield_bench.outcomes import Outcomes
-from autoshield_bench.results import CellRecord
-from autoshield_bench.statistics import paired_difference, wilson, wilson_at
+from autoshield_bench.standing import paired, restricted, standing
+from autoshield_bench.statistics import paired_difference, wilson_at
+
+
+@dataclass(frozen=True)
+class Column:
+    """One attack, by its label, at one access level."""
+
+    attack: str
+    access: str
+    fpr: float | None = None
+    """Nominal false-positive rate whose thresholds a detector-aware attack tries to stay under; None for any other."""
+
+    def __str__(self) -> str:
+        return f"{self.attack}/{self.access}" + ("" if self.fpr is None else f" at FPR {100 * self.fpr:g} %")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +55,7 @@ class Score:
     spread: float | None
     """Sample standard deviation over seeds; None for one seed."""
     hits: int | None
-    """Number of images; None where the share is a mean over several seeds."""
+    """Number of images; None where the share is a mean over several seeds or over draws."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +75,45 @@ class Gap:
     """Sample standard deviation over seeds; None for one seed."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """What a defense adds over no defense, each under its own worst case, on the images that both evaluated."""
+
+    over: str
+    """Label of the defense without stages."""
+    value: float
+    low: float
+    high: float
+    """95 % interval of the paired difference, for the choice of images."""
+    n: int
+    seeds: tuple[int, ...]
+
+    @property
+    def verdict(self) -> Literal["gain", "loss", "not shown"]:
+        """What the interval shows."""
+        return "gain" if self.low > 0 else "loss" if self.high < 0 else "not shown"
+
+
+@dataclass(frozen=True)
+class Faced:
+    """What a cell says in a worst case."""
+
+    seed: int
+    access: str | None
+    """None for the clean cell."""
+    outcomes: Outcomes
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstCase:
+    """A worst case with what it was taken from."""
+
+    score: Score | None = None
+    gap: Gap | None = None
+    standing: Mapping[int, Outcomes]
+    """By training seed: what stands; empty where there is no score."""
+
+
 @dataclass(frozen=True)
 class Absent:
     """Why there is no score."""
@@ -70,14 +123,18 @@ class Absent:
     """What failed."""
 
 
-def score_of(seeds: Sequence[int], counts: Sequence[tuple[int, int]]) -> Score | None:
-    """Return the score of one ``(hits, n)`` per seed; None where a seed evaluated no image."""
+def score_of(seeds: Sequence[int], counts: Sequence[tuple[float, int]]) -> Score | None:
+    """Return the score of one ``(hits, n)`` per seed; None where a seed evaluated no image.
+
+    Of a stochastic pipeline, hits are the expected number of images.
+    """
     if not counts or any(n == 0 for _, n in counts):
         return None
     shares = tuple(hits / n for hits, n in counts)
     share, n = fmean(shares), min(n for _, n in counts)
     one = len(counts) == 1
-    low, high = wilson(*counts[0]) if one else wilson_at(share, n)
+    low, high = wilson_at(share, n)
+    hits = counts[0][0]
     return Score(
         share=share,
         n=n,
@@ -86,55 +143,79 @@ def score_of(seeds: Sequence[int], counts: Sequence[tuple[int, int]]) -> Score |
         seeds=tuple(seeds),
         shares=shares,
         spread=None if one else stdev(shares),
-        hits=counts[0][0] if one else None,
+        hits=hits if one and isinstance(hits, int) else None,
     )
 
 
-def worst_case(records: Iterable[CellRecord]) -> tuple[Score | None, Gap | None]:
+def worst_case(cells: Iterable[Faced]) -> WorstCase:
     """Return worst case and illusion gap over cells of one defense and threat, the clean cells among them.
 
     No worst case where a seed has no white-box cell or no image that all its cells evaluated; no gap where a seed has
-    no gray-box cell.
+    no gray-box cell. Of cells that are equally bad for an image, the first counts.
     """
-    by_seed: dict[int, list[tuple[str | None, Outcomes]]] = {}
-    for record in records:
-        if record.outcomes is not None:
-            by_seed.setdefault(record.cell.seed, []).append((record.cell.access, record.outcomes))
-    worst: list[tuple[int, int]] = []
-    gray: list[int] = []
-    for own in by_seed.values():
-        if not any(access == "white-box" for access, _ in own):
-            return None, None
-        common = reduce(and_, (outcomes.evaluated for _, outcomes in own))
-        standing = reduce(and_, (outcomes.correct for _, outcomes in own), common)
-        worst.append((standing.bit_count(), common.bit_count()))
-        left = [(outcomes.correct & common).bit_count() for access, outcomes in own if access == "gray-box"]
-        gray += [min(left)] if left else []
-    score = score_of(list(by_seed), worst)
-    if score is None or len(gray) < len(worst):
-        return score, None
-    gray_shares = [hits / n for hits, (_, n) in zip(gray, worst, strict=True)]
+    by_seed: dict[int, list[Faced]] = {}
+    for cell in cells:
+        by_seed.setdefault(cell.seed, []).append(cell)
+    left: dict[int, Outcomes] = {}
+    gray: list[Outcomes] = []
+    for seed, own in by_seed.items():
+        if not any(cell.access == "white-box" for cell in own):
+            return WorstCase(standing={})
+        left[seed] = standing([cell.outcomes for cell in own])
+        images = left[seed].evaluated
+        oblivious = [restricted(cell.outcomes, images) for cell in own if cell.access == "gray-box"]
+        gray += [min(oblivious, key=_chosen_by)] if oblivious else []
+    score = score_of(list(left), [(own.right, own.n) for own in left.values()])
+    if score is None:
+        return WorstCase(standing={})
+    gap = _gap(score, list(left.values()), gray) if len(gray) == len(left) else None
+    return WorstCase(score=score, gap=gap, standing=left)
+
+
+def _gap(score: Score, worst: Sequence[Outcomes], gray: Sequence[Outcomes]) -> Gap | None:
+    gray_shares = [own.right / own.n for own in gray]
     values = tuple(before - after for before, after in zip(gray_shares, score.shares, strict=True))
-    # What stands in the worst case stands under every gray-box attack, so no gap lies below 0.
-    _, low, high = paired_difference(round(fmean(values) * score.n), 0, score.n)
-    gap = Gap(
+    if all(own.draws is None for own in (*worst, *gray)):
+        # What stands in the worst case stands under every gray-box attack, so no gap lies below 0.
+        _, low, high = paired_difference(round(fmean(values) * score.n), 0, score.n)
+        low = max(0.0, low)
+    else:
+        found = paired(list(zip(worst, gray, strict=True)))
+        if found is None:
+            return None
+        low, high = found.low, found.high
+    return Gap(
         value=fmean(values),
         gray_box=fmean(gray_shares),
         n=score.n,
-        low=max(0.0, low),
+        low=low,
         high=high,
         seeds=score.seeds,
         values=values,
         spread=stdev(values) if len(values) > 1 else None,
     )
-    return score, gap
+
+
+def _chosen_by(outcomes: Outcomes) -> float:
+    """Return how much stands, by the draws that choose where there are any."""
+    draws = outcomes.draws
+    return outcomes.hits if draws is None else sum(draws.selection) / draws.n
+
+
+def gain_over(label: str, undefended: Mapping[int, Outcomes], defended: Mapping[int, Outcomes]) -> Gain | None:
+    """Return defended minus undefended by what stands per seed; None without the same seeds or common images."""
+    if not defended or set(undefended) != set(defended):
+        return None
+    found = paired([(undefended[seed], own) for seed, own in defended.items()])
+    if found is None:
+        return None
+    seeds = tuple(defended)
+    return Gain(over=label, value=found.value, low=found.low, high=found.high, n=found.n, seeds=seeds)
 
 
 def significantly_above(one: Outcomes | None, other: Outcomes | None) -> bool:
     """Return whether more images stand under ``one`` than under ``other``, beyond the paired 95 % interval."""
     if one is None or other is None:
         return False
-    common = one.evaluated & other.evaluated
-    only_one = (one.correct & ~other.correct & common).bit_count()
-    only_other = (other.correct & ~one.correct & common).bit_count()
-    return bool(common) and paired_difference(only_one, only_other, common.bit_count())[1] > 0
+    found = paired([(other, one)])
+    return found is not None and found.low > 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoshield_bench.outcomes import Outcomes
+from autoshield_bench.outcomes import Detection, Draws, Outcomes, mask_of
 from autoshield_bench.results import (
     PLAN_SCHEMA,
     CellId,
@@ -16,6 +17,7 @@ from autoshield_bench.results import (
     write_record,
 )
 from autoshield_bench.store import content_key, write_json
+from autoshield_bench.verdicts import EvidenceId, EvidenceRecord, Ruling, Verdict, write_evidence
 
 
 def cell(defense: str, attack: str | None = None, access: str | None = None, **fields: Any) -> CellId:
@@ -47,6 +49,63 @@ def record(
     )
 
 
+def drawn(
+    place: CellId,
+    scored: Sequence[int],
+    selection: Sequence[int] | None = None,
+    evaluated: Sequence[int] | None = None,
+    *,
+    n: int = 20,
+    size: int = 10,
+    **fields: Any,
+) -> CellRecord:
+    """Return what a cell of a stochastic defense came to: how many of ``n`` draws were right per evaluated image.
+
+    Without a ``selection`` the two sets of draws agree.
+    """
+    images = range(size) if evaluated is None else evaluated
+    draws = Draws(n=n, selection=bytes(scored if selection is None else selection), scored=bytes(scored))
+    correct = [image for image, hits in zip(images, scored, strict=True) if 2 * hits > n]
+    own = record(place, correct, images, size=size, **fields)
+    return replace(own, outcomes=Outcomes.from_indices(size, images, correct, draws))
+
+
+def detection(
+    flagged: Mapping[str, Iterable[int]],
+    *,
+    size: int = 10,
+    not_applicable: Mapping[str, str] | None = None,
+    auroc: Mapping[str, float | None] | None = None,
+) -> Detection:
+    """Return what detectors made of a cell: the images flagged, by nominal false-positive rate as text."""
+    return Detection(
+        flagged={rate: mask_of(size, images) for rate, images in flagged.items()},
+        thresholds={rate: {"1:autoencoder": 0.5} for rate in flagged},
+        not_applicable=not_applicable or {},
+        auroc=auroc or {"1:autoencoder": None},
+    )
+
+
+def verdict(check: str, ruling: Ruling = "pass", text: str = "so it is", **numbers: float) -> Verdict:
+    """Return what a check says."""
+    return Verdict(check=check, ruling=ruling, text=text, numbers=numbers)
+
+
+def evidence(defense: str, *verdicts: Verdict, passes: int = 12, judged: int = 100, **fields: Any) -> EvidenceRecord:
+    """Return what the checks said of a defense's worst case at the threat of ``cell``; a pass where none is named."""
+    level = fields.pop("level", "fast")
+    place = {"dataset": "mnist", "model": "small-cnn", "seed": 0, "norm": "linf", "eps": 0.2, **fields}
+    where = EvidenceId(defense=defense, **place)
+    return EvidenceRecord(
+        key=content_key({"evidence": str(where)}),
+        where=where,
+        level=level,
+        verdicts=verdicts or (verdict("valid"),),
+        passes=passes,
+        judged=judged,
+    )
+
+
 def metric(pairs: Mapping[str, float | None] | None, n: int = 10, **fields: Any) -> MetricResult:
     """Return a metric's result by pair; None as a value is an undefined one, None as ``pairs`` none at all."""
     entries = {
@@ -67,6 +126,11 @@ def write_results(directory: Path, results: ResultSet) -> None:
     planned += [(content_key({"cell": str(place)}), place) for place in results.missing]
     cells = [{"key": key, "cell": place.__dict__} for key, place in planned]
     plan = {"schema": PLAN_SCHEMA, "suite": dict(results.suite), "plugins": {}, "cells": cells}
+    if results.evidence_level != "off":
+        judged = [{"key": own.key, "where": own.where.__dict__} for own in results.evidence]
+        plan["evidence"] = {"level": results.evidence_level, "records": judged}
     write_json(directory / "plan.json", plan)
+    for found in results.evidence:
+        write_evidence(directory, found)
     for own in results.records:
         write_record(directory, own)

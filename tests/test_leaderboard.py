@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from builders import cell, metric, record, result_set
 
-from autoshield_bench.leaderboard import Column, build
-from autoshield_bench.scores import Absent, Score
+from autoshield_bench.leaderboard import build
+from autoshield_bench.scores import Absent, Column, Score
 from autoshield_bench.statistics import paired_difference, wilson, wilson_at
 
 GRAY, WHITE = "gray-box", "white-box"

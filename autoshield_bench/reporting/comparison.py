@@ -17,7 +17,7 @@ from rich.text import Text
 from autoshield_bench.comparison import Comparison
 from autoshield_bench.paired import LEVEL, Difference, Place
 from autoshield_bench.readings import unique
-from autoshield_bench.reporting.grids import access_title, problems
+from autoshield_bench.reporting.grids import access_title, problems, rate_title
 from autoshield_bench.reporting.layout import Column, Line, tables
 from autoshield_bench.reporting.text import message, visible
 from autoshield_bench.results import ResultSet
@@ -81,14 +81,27 @@ def notes(comparison: Comparison) -> Iterator[str]:
     """Yield the sentences that a reader needs for the table."""
     differences = comparison.differences
     several = any(len(own.seeds) > 1 for own in differences)
+    drawn = any(remark.startswith("stochastic: ") for own in differences for remark in own.remarks)
     yield (
         "A, B: share of the images that both evaluated, with its 95 % Wilson interval. B - A: percentage points, with "
         "the 95 % interval of the paired difference. Intervals are for the choice of images."
     )
     yield (
         "right more often: images that B, or A, classifies correctly "
-        + ("for more seeds than the other does; " if several else "where the other does not; ")
-        + ("a sign test over them (for one seed, McNemar's) " if several else "McNemar's exact test over them ")
+        + (
+            "in more draws and seeds than the other does; "
+            if drawn
+            else "for more seeds than the other does; "
+            if several
+            else "where the other does not; "
+        )
+        + (
+            "a sign test over them (for one seed without draws, McNemar's) "
+            if drawn
+            else "a sign test over them (for one seed, McNemar's) "
+            if several
+            else "McNemar's exact test over them "
+        )
         + f"gives p, which Holm adjusts for {len(differences)} comparison{'s' if len(differences) > 1 else ''}."
     )
     yield (
@@ -101,6 +114,11 @@ def notes(comparison: Comparison) -> Iterator[str]:
         yield "One training seed: the test is for the networks at hand; trained anew, they may differ otherwise."
     if any(own.place.quantity == "worst case" for own in differences):
         yield "Worst case: an image stands only if it is right without attack and under every attack that both have."
+    if any("detects: " in remark for own in differences for remark in own.remarks):
+        yield (
+            "Joint game: an attacked image stands if it is flagged or classified correctly, and none does whose clean "
+            "version is flagged; attacks that know the detectors take part."
+        )
     yield from comparison.remarks
 
 
@@ -109,7 +127,8 @@ def _figure(place: Place) -> list[str]:
     if place.quantity == "clean":
         return ["clean accuracy"]
     what = place.quantity if place.attack is None else f"{place.attack}, {access_title(str(place.access))}"
-    return [what, f"{place.norm} {place.eps:g}"]
+    rate = [] if place.fpr is None else [rate_title(place.fpr)]
+    return [what, *rate, f"{place.norm} {place.eps:g}"]
 
 
 def _context(place: Place, comparison: Comparison) -> list[str]:

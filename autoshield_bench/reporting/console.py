@@ -11,7 +11,6 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from autoshield_bench.leaderboard import Column as Attack
 from autoshield_bench.leaderboard import Leaderboard, build
 from autoshield_bench.readings import Metric, Reading
 from autoshield_bench.reporting import grids
@@ -22,6 +21,7 @@ from autoshield_bench.reporting.tables import defense_order
 from autoshield_bench.reporting.text import message, visible
 from autoshield_bench.results import ResultSet
 from autoshield_bench.scores import Absent, Gap, Score
+from autoshield_bench.scores import Column as Attack
 
 _REASONS = {"failed": "red", "missing": "yellow", "not planned": "dim", "no images": "yellow"}
 

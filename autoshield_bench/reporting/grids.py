@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from autoshield_bench.leaderboard import Column, Leaderboard, Row
+from autoshield_bench.joint import percent
+from autoshield_bench.leaderboard import Leaderboard, Row
 from autoshield_bench.readings import Metric, Reading, unique
 from autoshield_bench.reporting.text import Plain, message
 from autoshield_bench.results import ResultSet
-from autoshield_bench.scores import Absent, Gap, Score
+from autoshield_bench.scores import Absent, Column, Gap, Score
 
 LONGEST_LIST = 20
 """Cells without a result that a report names before it counts the rest."""
@@ -33,9 +34,15 @@ def access_title(access: str) -> str:
     return "gray-box (oblivious)" if access == "gray-box" else access
 
 
+def rate_title(rate: float) -> str:
+    """Return the nominal false-positive rate of a detector-aware attack as text."""
+    return f"at FPR {percent(rate)}"
+
+
 def column_title(column: Column) -> str:
     """Return a column's header as one line."""
-    return f"{column.attack}, {access_title(column.access)}"
+    rate = "" if column.fpr is None else f", {rate_title(column.fpr)}"
+    return f"{column.attack}, {access_title(column.access)}{rate}"
 
 
 def threat_title(norm: str | None, eps: float | None) -> str:

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from autoshield_bench.leaderboard import Column, Leaderboard, Row, build
+from autoshield_bench.leaderboard import Leaderboard, Row, build
 from autoshield_bench.readings import Reading
 from autoshield_bench.reporting.grids import Grid, grids_of, problems
 from autoshield_bench.reporting.sweep import sweep_grids, sweeps
 from autoshield_bench.reporting.text import MARKUPS, Markup, Plain, csv_field, message
 from autoshield_bench.results import ResultSet
-from autoshield_bench.scores import Absent, Gap, Score
+from autoshield_bench.scores import Absent, Column, Gap, Score
 from autoshield_bench.store import rounded
 
 View = Literal["auto", "leaderboard", "sweep"]
