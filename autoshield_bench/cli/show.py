@@ -30,6 +30,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("results", metavar="RESULTS", help="a results directory, or a suite's name for ./results/NAME")
     add_print_options(parser)
+    parser.add_argument(
+        "--evidence",
+        action="store_true",
+        dest="verdicts",
+        help="add every verdict of the checks that gate a rank, and what each gradient route broke (csv: print these "
+        "alone)",
+    )
     parser.set_defaults(handler=run)
 
 
@@ -113,23 +120,37 @@ def _print_table(results: ResultSet, args: argparse.Namespace) -> None:
         terminal.print_sweeps(results, console)
     else:
         terminal.print_leaderboards(results, console)
+    if _verdicts(args):
+        terminal.print_evidence(results, console)
     if args.cost:
         terminal.print_cost(results, read_timings(results.directory), console)
 
 
 def _text(results: ResultSet, args: argparse.Namespace) -> str:
     from autoshield_bench.reporting import cost, tables
+    from autoshield_bench.reporting.evidence import verdict_grid
 
     spent = cost.read_timings(results.directory) if args.cost else {}
     if args.format == "json":
         value = tables.leaderboard_value(results)
         return tables.json_text({**value, "cost": cost.cost_value(results, spent)} if args.cost else value)
     if args.format == "csv":
+        if _verdicts(args):
+            if args.cost:
+                raise UsageError("csv prints one table: --cost or --evidence, not both")
+            return tables.grid_csv(verdict_grid(results))
         return tables.grid_csv(cost.cost_grid(results, spent)) if args.cost else tables.leaderboard_csv(results)
     grids = tables.all_grids(results, args.view)
+    if _verdicts(args):
+        grids += [grid for grid in tables.evidence_grids(results) if grid not in grids]
     if args.cost:
         grids.append(cost.cost_grid(results, spent))
     return tables.markup_text(results, "html" if args.format == "html-table" else args.format, grids)
+
+
+def _verdicts(args: argparse.Namespace) -> bool:
+    """Return whether verdicts were asked for; ``aubench run`` has another option of that name."""
+    return bool(getattr(args, "verdicts", False))
 
 
 def default_width() -> int | None:

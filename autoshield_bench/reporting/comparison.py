@@ -17,9 +17,10 @@ from rich.text import Text
 from autoshield_bench.comparison import Comparison
 from autoshield_bench.paired import LEVEL, Difference, Place
 from autoshield_bench.readings import unique
-from autoshield_bench.reporting.grids import access_title, problems, rate_title
+from autoshield_bench.reporting.grids import problems
 from autoshield_bench.reporting.layout import Column, Line, tables
 from autoshield_bench.reporting.text import message, visible
+from autoshield_bench.reporting.titles import access_title, rate_title
 from autoshield_bench.results import ResultSet
 
 COMPARISON_SCHEMA = "aubench.comparison/1"

@@ -11,14 +11,27 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
+from autoshield_bench.joint import Caught, DetectionAt, percent
 from autoshield_bench.leaderboard import Leaderboard, build
+from autoshield_bench.ranks import NO_EVIDENCE
 from autoshield_bench.readings import Metric, Reading
 from autoshield_bench.reporting import grids
 from autoshield_bench.reporting.cost import Timing, cost_grid
+from autoshield_bench.reporting.detection import detection_notes, entries
+from autoshield_bench.reporting.evidence import (
+    checks_of,
+    cost_text,
+    evidence_notes,
+    routes_grid,
+    ruling_of,
+    ruling_text,
+)
 from autoshield_bench.reporting.layout import Column, Line, fits, tables
+from autoshield_bench.reporting.notes import explanations
 from autoshield_bench.reporting.sweep import Sweep, SweepTable, sweeps
 from autoshield_bench.reporting.tables import defense_order
 from autoshield_bench.reporting.text import message, visible
+from autoshield_bench.reporting.titles import column_title, rate_title, threat_title
 from autoshield_bench.results import ResultSet
 from autoshield_bench.scores import Absent, Gap, Score
 from autoshield_bench.scores import Column as Attack
@@ -44,7 +57,11 @@ def print_leaderboards(results: ResultSet, console: Console) -> None:
     for board in boards:
         _heading(console, board_heading(results.name, grids.board_facts(board)))
         _accuracy(console, board)
-        _paragraph(console, grids.explanations([board]))
+        _paragraph(console, explanations([board]))
+        if any(row.detection for row in board.rows):
+            _heading(console, ["Detection", threat(board)])
+            _print(console, *_detection(board))
+            _paragraph(console, detection_notes(board))
         if board.quality:
             _heading(console, ["Image quality and cost", threat(board)])
             _print(console, *_quality(board))
@@ -65,15 +82,52 @@ def print_sweeps(results: ResultSet, console: Console) -> None:
             console.print(Text(visible(table.title), style="bold"))
             _print(console, *_sweep(sweep, table, console.width))
             console.print()
-        _paragraph(
-            console, ["bold: the highest in its column.", *grids.explanations(sweep.boards, gap=False)], gap=False
-        )
+        _paragraph(console, ["bold: the highest in its column.", *explanations(sweep.boards, gap=False)], gap=False)
     _problems(console, results, empty=not found)
 
 
 def print_cost(results: ResultSet, timings: Mapping[str, Mapping[str, Timing]], console: Console) -> None:
     """Print passes and timings per cell and component."""
-    grid = cost_grid(results, timings)
+    _grid(console, cost_grid(results, timings))
+
+
+def print_evidence(results: ResultSet, console: Console) -> None:
+    """Print every verdict, by defense and check, then in words; and which gradient route broke how many images."""
+    boards = [board for board in build(results) if checks_of(board)]
+    for board in boards:
+        _heading(console, ["Evidence", *grids.board_facts(board)[:3]])
+        _print(console, *_evidence(board))
+        _paragraph(console, evidence_notes(board, costly=False))
+    if not boards:
+        console.print()
+        _paragraph(console, [f"There is no verdict: {NO_EVIDENCE}."], gap=False)
+    routes = routes_grid(results)
+    if routes is not None:
+        _heading(console, [routes.title])
+        _print(console, *_routes(routes), leading=0)
+        _paragraph(console, routes.notes)
+
+
+def _routes(grid: grids.Grid) -> tuple[Column, list[Column]]:
+    """Return the routes below the defense and attack that they belong to."""
+    names: list[list[Line]] = []
+    counts: list[tuple[str, ...]] = []
+    last: tuple[str, ...] = ()
+    for row in grid.rows:
+        if row[:2] != last:
+            names.append([Line(row[0], "bold", fold=True), Line(row[1], fold=True)])
+            counts.append(("",) * len(row[3:]))
+        last = row[:2]
+        names.append([Line(f"  {row[2]}", "dim", fold=True)])
+        counts.append(row[3:])
+    columns = [
+        Column([Line(title)], [[Line(own[place])] for own in counts]) for place, title in enumerate(grid.header[3:])
+    ]
+    return Column([Line("route")], names, right=False), columns
+
+
+def _grid(console: Console, grid: grids.Grid) -> None:
+    """Print a grid whose first three columns are names."""
     _heading(console, [grid.title])
     by_column = list(zip(*grid.rows, strict=True)) or [()] * len(grid.header)
     made = [
@@ -91,23 +145,29 @@ def board_heading(suite: str, facts: Sequence[str]) -> list[str]:
 
 def threat(board: Leaderboard) -> str:
     """Return a board's threat as text."""
-    return grids.threat_title(board.norm, board.eps)
+    return threat_title(board.norm, board.eps)
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# The three tables of a leaderboard
+# The tables of a leaderboard
 # ---------------------------------------------------------------------------------------------------------------
 
 
 def _accuracy(console: Console, board: Leaderboard) -> None:
     # The long interval where everything fits side by side, the one without leading zeros elsewhere.
     first, others = _accuracy_columns(board, _long)
-    if not fits(first, others, console.width):
+    ranks = _ranks(board) if grids.shows_ranks(board) else None
+    if not fits(first, others, console.width, ranks):
         first, others = _accuracy_columns(board, _short)
-        if len(tables(first, others, console.width)) > 1 and board.columns:
+        if len(tables(first, others, console.width, ranks)) > 1 and board.columns:
             # The headline stays in the first table when the attacks do not fit beside it.
             others = [others[0], *others[-2:], *others[1:-2]]
-    _print(console, first, others)
+    _print(console, first, others, lead=ranks)
+
+
+def _ranks(board: Leaderboard) -> Column:
+    cells = [[Line(grids.rank_text(row), "dim" if row.rank is None else "bold")] for row in board.rows]
+    return Column([Line("rank")], cells)
 
 
 def _accuracy_columns(board: Leaderboard, interval: Interval) -> tuple[Column, list[Column]]:
@@ -143,7 +203,8 @@ def _name(defense: str, labels: Sequence[str] = ()) -> list[Line]:
 
 def _attack_header(column: Attack) -> list[Line]:
     access = ["gray-box", "(oblivious)"] if column.access == "gray-box" else [column.access]
-    return [Line(column.attack, fold=True), *(Line(part) for part in access)]
+    rate = [] if column.fpr is None else [rate_title(column.fpr)]
+    return [Line(column.attack, fold=True), *(Line(part) for part in (*access, *rate))]
 
 
 def _score_column(
@@ -219,7 +280,7 @@ def _sources(board: Leaderboard) -> bool:
 
 
 def _quality_notes(board: Leaderboard) -> list[str]:
-    one = next((grids.column_title(row.examples) for row in board.rows if row.examples and not _sources(board)), None)
+    one = next((column_title(row.examples) for row in board.rows if row.examples and not _sources(board)), None)
     source = one or "the attack named below each defense: of its gray-box attacks, the strongest"
     return [
         f"Every value compares with the clean image. Adversarial images: {source}.",
@@ -266,6 +327,65 @@ def _predictions(board: Leaderboard) -> tuple[Column, list[Column]]:
     return first, [names, *columns]
 
 
+def _detection(board: Leaderboard) -> tuple[Column, list[Column]]:
+    found = entries(board)
+    first = Column([Line("defense")], [_name(row.defense) for row, _ in found], right=False)
+    rates = Column([Line("nominal"), Line("FPR")], [[Line(percent(own.rate))] for _, own in found])
+    flagged = Column([Line("clean"), Line("flagged")], [_flagged_lines(own) for _, own in found])
+    joint = _score_column([Line("joint"), Line("robust")], [own.joint for _, own in found], board.seeds, _short)
+    caught = [
+        Column([Line("caught"), Line(kind)], [_caught_lines(getattr(own, kind)) for _, own in found])
+        for kind in ("unaware", "aware")
+    ]
+    areas = [
+        Column([Line("AUROC"), Line(kind)], [_area_lines(getattr(own, kind)) for _, own in found])
+        for kind in ("unaware", "aware")
+    ]
+    return first, [rates, flagged, *caught, joint, *areas]
+
+
+def _flagged_lines(own: DetectionAt) -> list[Line]:
+    flagged = own.false_positives
+    if flagged is None:
+        return [Line("-", "dim")]
+    ends = "–".join(f"{end:.4f}".removeprefix("0") for end in (flagged.low, flagged.high))
+    return [Line(f"{flagged.share:.4f}"), Line(ends, "dim"), Line(f"n={flagged.n}", "dim")]
+
+
+def _caught_lines(caught: Caught | None) -> list[Line]:
+    if caught is None:
+        return [Line("-", "dim")]
+    if caught.share is None:
+        return [Line("nothing", "dim"), Line("succeeded", "dim")]
+    return [Line(f"{caught.share:.3f}"), Line(f"of {caught.n}", "dim")]
+
+
+def _area_lines(caught: Caught | None) -> list[Line]:
+    if caught is None or not caught.auroc:
+        return [Line("-", "dim")]
+    lines = []
+    for name, value in caught.auroc:
+        lines += [Line(name, "dim", fold=True)] if len(caught.auroc) > 1 else []
+        lines.append(Line("-" if value is None else f"{value:.3f}"))
+    return lines
+
+
+_RULING_STYLES = {"pass": "green", "fail": "bold red", "unproven": "yellow", "not applicable": "dim"}
+
+
+def _evidence(board: Leaderboard) -> tuple[Column, list[Column]]:
+    first = Column([Line("defense")], [_name(row.defense) for row in board.rows], right=False)
+    columns = []
+    for check in checks_of(board):
+        cells = []
+        for row in board.rows:
+            style = _RULING_STYLES.get(ruling_of(row, check)[0] or "", "dim")
+            cells.append([Line(ruling_text(row, check), style, fold=True)])
+        columns.append(Column([Line(check, fold=True)], cells, right=False))
+    columns.append(Column([Line("cost")], [[Line(cost_text(row.evidence), "dim", fold=True)] for row in board.rows]))
+    return first, columns
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Sweeps and what stands around the tables
 # ---------------------------------------------------------------------------------------------------------------
@@ -305,8 +425,10 @@ def compact(count: int) -> str:
     return f"{value:.3g}{unit}" if unit else str(count)
 
 
-def _print(console: Console, first: Column, others: Sequence[Column], leading: int = 1) -> None:
-    for index, table in enumerate(tables(first, others, console.width)):
+def _print(
+    console: Console, first: Column, others: Sequence[Column], leading: int = 1, lead: Column | None = None
+) -> None:
+    for index, table in enumerate(tables(first, others, console.width, lead)):
         if index:
             console.print()
         table.leading = leading

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from autoshield_bench.leaderboard import build
-from autoshield_bench.reporting.grids import grids_of, problems
+from autoshield_bench.reporting.grids import problems
 from autoshield_bench.reporting.sweep import sweep_grids, sweeps
-from autoshield_bench.reporting.tables import defense_order, grid_text, json_text, leaderboard_value
+from autoshield_bench.reporting.tables import defense_order, grid_text, grids_of, json_text, leaderboard_value
 from autoshield_bench.reporting.text import markdown
 from autoshield_bench.results import ResultSet
 

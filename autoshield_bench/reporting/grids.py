@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from autoshield_bench.joint import percent
 from autoshield_bench.leaderboard import Leaderboard, Row
-from autoshield_bench.readings import Metric, Reading, unique
+from autoshield_bench.readings import Metric, Reading
+from autoshield_bench.reporting.notes import explanations
 from autoshield_bench.reporting.text import Plain, message
+from autoshield_bench.reporting.titles import column_title, threat_title
 from autoshield_bench.results import ResultSet
-from autoshield_bench.scores import Absent, Column, Gap, Score
+from autoshield_bench.scores import Absent, Gap, Score
 
 LONGEST_LIST = 20
 """Cells without a result that a report names before it counts the rest."""
@@ -27,27 +28,6 @@ class Grid:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
-
-
-def access_title(access: str) -> str:
-    """Return an access level as a reader sees it."""
-    return "gray-box (oblivious)" if access == "gray-box" else access
-
-
-def rate_title(rate: float) -> str:
-    """Return the nominal false-positive rate of a detector-aware attack as text."""
-    return f"at FPR {percent(rate)}"
-
-
-def column_title(column: Column) -> str:
-    """Return a column's header as one line."""
-    rate = "" if column.fpr is None else f", {rate_title(column.fpr)}"
-    return f"{column.attack}, {access_title(column.access)}{rate}"
-
-
-def threat_title(norm: str | None, eps: float | None) -> str:
-    """Return the threat as text."""
-    return "no attack" if norm is None or eps is None else f"{norm} eps {eps:g}"
 
 
 def board_facts(board: Leaderboard) -> tuple[str, ...]:
@@ -97,7 +77,7 @@ def reading_text(reading: Reading, *, n: bool = True) -> str:
 def accuracy_grid(board: Leaderboard) -> Grid:
     """Return the leaderboard proper."""
     header = ("Defense", "Clean", *map(column_title, board.columns), "Worst case", "Illusion gap", "Labels")
-    rows = tuple(
+    rows = [
         (
             row.defense,
             score_text(row.clean, board.seeds),
@@ -107,8 +87,11 @@ def accuracy_grid(board: Leaderboard) -> Grid:
             "; ".join(row.labels),
         )
         for row in board.rows
-    )
-    return Grid("Accuracy: " + ", ".join(board_facts(board)), header, rows, tuple(explanations([board])))
+    ]
+    if shows_ranks(board):
+        header = ("Rank", *header)
+        rows = [(Plain(rank_text(row)), *cells) for row, cells in zip(board.rows, rows, strict=True)]
+    return Grid("Accuracy: " + ", ".join(board_facts(board)), header, tuple(rows), tuple(explanations([board])))
 
 
 def quality_grid(board: Leaderboard) -> Grid | None:
@@ -148,52 +131,14 @@ def passes_grid(board: Leaderboard) -> Grid:
     return Grid("Cost: " + ", ".join(board_facts(board)[:3]), ("Defense", "Attack passes", "Score passes"), rows, notes)
 
 
-def grids_of(board: Leaderboard) -> Iterator[Grid]:
-    """Yield every table of a leaderboard."""
-    yield accuracy_grid(board)
-    for grid in (quality_grid(board), prediction_grid(board)):
-        if grid is not None:
-            yield grid
-    yield passes_grid(board)
+def shows_ranks(board: Leaderboard) -> bool:
+    """Return whether a leaderboard has a column of ranks: where no evidence was taken, one sentence says so instead."""
+    return board.evidence.taken and bool(board.columns)
 
 
-def explanations(boards: Sequence[Leaderboard], *, gap: bool = True) -> Iterator[str]:
-    """Yield the sentences that a reader needs for the accuracies; ``gap`` tells whether the illusion gap is shown."""
-    access = {column.access for board in boards for column in board.columns}
-    rows = [row for board in boards for row in board.rows]
-    labels = {label for row in rows for label in row.labels}
-    yield "Each share comes with its 95 % Wilson interval; n is the number of test images it was taken on."
-    if any(len(board.seeds) > 1 for board in boards):
-        yield (
-            "Means over training seeds on the same images: n counts images per seed, the interval is for the choice of "
-            "images alone, sd is the standard deviation over seeds."
-        )
-    if "gray-box" in access:
-        yield "gray-box (oblivious): the attack sees the undefended classifier only, not the defense."
-    if "transfer" in access:
-        yield "transfer: the attack sees a surrogate of the defended pipeline, the same design from another seed."
-    if "black-box" in access:
-        yield "black-box: the attack sees scores or labels of the defended pipeline, within a query budget."
-    if "white-box" in access:
-        yield "white-box: the attack sees the whole defended pipeline."
-    yield from unique(remark for board in boards for remark in board.remarks)
-    if any(row.worst_case for row in rows):
-        yield (
-            "Worst case: an image stands only if it is right without attack and stands under every attack at every "
-            "access level; taken over the images that all of them evaluated."
-        )
-    if gap and any(row.illusion_gap for row in rows):
-        yield "Illusion gap: accuracy under the strongest gray-box attack minus worst case, on the same images."
-    if "upper bound" in labels:
-        yield "upper bound: no strong white-box attack was run, so the true worst case can only be lower."
-    if "gray-box only" in labels:
-        yield "gray-box only: no attack knew the defense, so nothing is said about its worst case."
-    if "no white-box attack" in labels:
-        yield "no white-box attack: no attack knew the defense's gradients, so nothing is said about its worst case."
-    if any(label.endswith(" irreproducible") for label in labels):
-        yield "irreproducible: an attack that cannot be seeded took part; run again, and the number may differ."
-    if any(label.startswith("incomplete") for label in labels):
-        yield "incomplete: a planned cell failed or is missing, so there is no worst case."
+def rank_text(row: Row) -> str:
+    """Return a rank, or the dash for none."""
+    return "-" if row.rank is None else str(row.rank)
 
 
 def metric_title(metric: Metric) -> str:

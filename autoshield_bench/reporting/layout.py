@@ -22,6 +22,9 @@ GAP = 2
 NARROWEST_NAME = 12
 """Columns that a first column gets at least, before others are moved to a further table."""
 
+_BREAKS = re.compile(r"(?<=[/: ])|(?<=[^\s(\[]-)")
+"""Where text may be broken: never after the sign of a number."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -51,42 +54,52 @@ class Column:
             cell_len(part)
             for cell in (self.header, *self.cells)
             for line in cell
-            for part in (re.split(r"(?<=[-/: ])", visible(line.text)) if line.fold else [visible(line.text)])
+            for part in (_BREAKS.split(visible(line.text)) if line.fold else [visible(line.text)])
         ]
         own = [cell_len(visible(line.text)) for cell in self.cells for line in cell if not line.fold]
         # A very long word of foreign text must not push numbers out of sight.
         return min(max(stiff, default=0), max([16, *own]))
 
 
-def tables(first: Column, others: Sequence[Column], width: int) -> list[Table]:
-    """Return the columns as one table, or as several that repeat the first column, none wider than ``width``."""
+def tables(first: Column, others: Sequence[Column], width: int, lead: Column | None = None) -> list[Table]:
+    """Return the columns as one table, or as several that repeat the first column, none wider than ``width``.
+
+    ``lead`` is a narrow column that stands before the first one, in the first table alone.
+    """
+    ahead = [] if lead is None else [lead]
+    spent = [column.narrow() for column in ahead]
+    used_up = sum(own + GAP for own in spent)
     widths = [column.narrow() for column in others]
     natural = first.natural()
-    room = width - sum(own + GAP for own in widths)
+    room = width - used_up - sum(own + GAP for own in widths)
     if room >= min(natural, NARROWEST_NAME):
-        return [_table([first, *others], [min(natural, room), *widths])]
+        return [_table([*ahead, first, *others], [*spent, min(natural, room), *widths])]
     name = min(natural, max(NARROWEST_NAME, width // 5))
-    made: list[Table] = []
-    chunk: list[int] = []
+    chunks: list[list[int]] = [[]]
     for index in range(len(others)):
-        used = name + sum(widths[i] + GAP for i in chunk)
-        if chunk and used + widths[index] + GAP > width:
-            made.append(_table([first, *(others[i] for i in chunk)], [name, *(widths[i] for i in chunk)]))
-            chunk = []
-        chunk.append(index)
-    return [*made, _table([first, *(others[i] for i in chunk)], [name, *(widths[i] for i in chunk)])]
+        used = name + sum(widths[i] + GAP for i in chunks[-1]) + (used_up if len(chunks) == 1 else 0)
+        if chunks[-1] and used + widths[index] + GAP > width:
+            chunks.append([])
+        chunks[-1].append(index)
+    made = []
+    for place, chunk in enumerate(chunks):
+        before, own = ([], []) if place else (ahead, spent)
+        columns, chosen = [*before, first, *(others[i] for i in chunk)], [*own, name, *(widths[i] for i in chunk)]
+        made.append(_table(columns, chosen))
+    return made
 
 
-def fits(first: Column, others: Sequence[Column], width: int) -> bool:
+def fits(first: Column, others: Sequence[Column], width: int, lead: Column | None = None) -> bool:
     """Return whether the columns stand side by side with the first one unfolded."""
-    return first.natural() + sum(column.narrow() + GAP for column in others) <= width
+    beside = [*others, *([] if lead is None else [lead])]
+    return first.natural() + sum(column.narrow() + GAP for column in beside) <= width
 
 
 def fold(text: str, width: int) -> list[str]:
     """Return visible text in pieces of at most ``width`` terminal columns, broken after a hyphen, slash or space
     where there is one."""
     lines = [""]
-    for word in re.split(r"(?<=[-/: ])", visible(text)):
+    for word in _BREAKS.split(visible(text)):
         if cell_len(lines[-1] + word.rstrip()) <= width:
             lines[-1] += word
             continue

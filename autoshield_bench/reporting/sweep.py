@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from autoshield_bench.leaderboard import Leaderboard, Row
 from autoshield_bench.readings import unique
-from autoshield_bench.reporting.grids import Grid, column_title, score_text, worst_case_words
+from autoshield_bench.reporting.grids import Grid, score_text, worst_case_words
 from autoshield_bench.reporting.text import Plain
+from autoshield_bench.reporting.titles import column_title
 from autoshield_bench.scores import Absent, Score
 
 
@@ -18,7 +19,9 @@ class Entry:
 
     score: Score | Absent | None
     words: str = ""
-    """``upper bound`` beside a worst case, or why there is none."""
+    """``upper bound`` or ``no rank`` beside a worst case, or why there is none."""
+    ranked: bool = True
+    """Whether it may be called the best."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,11 @@ class SweepTable:
     """By defense, then eps."""
 
     def best(self, column: int) -> set[int]:
-        """Return the defenses with the highest share at an eps; empty where there is nothing to compare."""
-        scores = [(own[column].score, row) for row, own in enumerate(self.entries)]
+        """Return the defenses with the highest share at an eps; empty where there is nothing to compare.
+
+        A worst case that the evidence does not carry is not among them.
+        """
+        scores = [(own[column].score, row) for row, own in enumerate(self.entries) if own[column].ranked]
         shares = [(score.share, row) for score, row in scores if isinstance(score, Score)]
         top = max(shares, default=(0.0, 0))[0]
         return {row for share, row in shares if share == top} if len({share for share, _ in shares}) > 1 else set()
@@ -76,7 +82,7 @@ def _sweep(key: tuple[str, str, str], by_eps: dict[float, Leaderboard], order: S
     names = tuple(name for name in order if any(name in own for own in rows))
     columns = unique(column for board in boards for column in board.columns)
     columns.sort(key=lambda column: column.access != "gray-box")
-    worst = _worst_table([[own.get(name) for own in rows] for name in names])
+    worst = _worst_table([[own.get(name) for own in rows] for name in names], boards)
     attacks = []
     for column in columns:
         entries = []
@@ -101,8 +107,8 @@ def _sweep(key: tuple[str, str, str], by_eps: dict[float, Leaderboard], order: S
     )
 
 
-def _worst_table(rows: Sequence[Sequence[Row | None]]) -> SweepTable:
-    entries = tuple(tuple(_worst(row) for row in own) for own in rows)
+def _worst_table(rows: Sequence[Sequence[Row | None]], boards: Sequence[Leaderboard]) -> SweepTable:
+    entries = tuple(tuple(_worst(row, board) for row, board in zip(own, boards, strict=True)) for own in rows)
     words = {entry.words for own in entries for entry in own if isinstance(entry.score, Score)}
     if words != {"upper bound"}:
         return SweepTable("Worst case, by eps", entries)
@@ -111,12 +117,14 @@ def _worst_table(rows: Sequence[Sequence[Row | None]]) -> SweepTable:
     return SweepTable("Worst case (upper bound), by eps", bare)
 
 
-def _worst(row: Row | None) -> Entry:
+def _worst(row: Row | None, board: Leaderboard) -> Entry:
     if row is None:
         return Entry(Absent("not planned"))
     if row.worst_case is None:
         return Entry(None, worst_case_words(row))
-    return Entry(row.worst_case, "upper bound" if "upper bound" in row.labels else "")
+    unranked = board.evidence.taken and row.rank is None
+    words = [*(["upper bound"] if "upper bound" in row.labels else []), *(["no rank"] if unranked else [])]
+    return Entry(row.worst_case, ", ".join(words), ranked=not unranked)
 
 
 def sweep_grids(sweep: Sweep) -> list[Grid]:

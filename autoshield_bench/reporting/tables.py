@@ -12,14 +12,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
+from autoshield_bench.joint import DetectionAt
 from autoshield_bench.leaderboard import Leaderboard, Row, build
 from autoshield_bench.readings import Reading
-from autoshield_bench.reporting.grids import Grid, grids_of, problems
+from autoshield_bench.reporting.detection import detection_grid
+from autoshield_bench.reporting.evidence import evidence_grid, routes_grid, verdict_grid
+from autoshield_bench.reporting.grids import Grid, accuracy_grid, passes_grid, prediction_grid, problems, quality_grid
 from autoshield_bench.reporting.sweep import sweep_grids, sweeps
 from autoshield_bench.reporting.text import MARKUPS, Markup, Plain, csv_field, message
 from autoshield_bench.results import ResultSet
 from autoshield_bench.scores import Absent, Column, Gap, Score
 from autoshield_bench.store import rounded
+from autoshield_bench.verdicts import EvidenceRecord
 
 View = Literal["auto", "leaderboard", "sweep"]
 
@@ -29,7 +33,7 @@ _TABULATE: dict[Markup, str] = {"markdown": "github", "latex": "latex_raw", "htm
 
 _CSV_HEADER = (
     "suite", "dataset", "model", "norm", "eps", "defense", "quantity", "attack", "access", "images",
-    "state", "value", "low", "high", "n", "sd", "seeds", "labels",
+    "state", "value", "low", "high", "n", "sd", "seeds", "labels", "rank", "fpr",
 )  # fmt: skip
 
 
@@ -51,6 +55,21 @@ def all_grids(results: ResultSet, view: View = "auto") -> list[Grid]:
     if is_sweep(results, view):
         return [grid for sweep in sweeps(boards, defense_order(results)) for grid in sweep_grids(sweep)]
     return [grid for board in boards for grid in grids_of(board)]
+
+
+def grids_of(board: Leaderboard) -> Iterator[Grid]:
+    """Yield every table of a leaderboard."""
+    yield accuracy_grid(board)
+    for grid in (evidence_grid(board), detection_grid(board), quality_grid(board), prediction_grid(board)):
+        if grid is not None:
+            yield grid
+    yield passes_grid(board)
+
+
+def evidence_grids(results: ResultSet) -> list[Grid]:
+    """Return the tables of evidence: by defense and check, in words, and by gradient route."""
+    grids = [*map(evidence_grid, build(results)), verdict_grid(results), routes_grid(results)]
+    return [grid for grid in grids if grid is not None]
 
 
 def grid_text(grid: Grid, markup: Markup) -> str:
@@ -107,7 +126,13 @@ def grid_csv(grid: Grid) -> str:
 
 def _figures(board: Leaderboard, row: Row) -> Iterator[list[Any]]:
     def figure(
-        quantity: str, value: Sequence[Any], column: Column | None = None, images: str = "", labels: str = ""
+        quantity: str,
+        value: Sequence[Any],
+        column: Column | None = None,
+        images: str = "",
+        labels: str = "",
+        rank: int | None = None,
+        fpr: float | None = None,
     ) -> list[Any]:
         head = [
             csv_field(board.dataset),
@@ -115,14 +140,18 @@ def _figures(board: Leaderboard, row: Row) -> Iterator[list[Any]]:
             board.norm or "",
             "" if board.eps is None else board.eps,
         ]
+        rate = fpr if column is None or column.fpr is None else column.fpr
+        last = ["" if own is None else own for own in (rank, rate)]
         what = [csv_field(column.attack), csv_field(column.access)] if column else ["", ""]
-        return [*head, csv_field(row.defense), csv_field(quantity), *what, images, *value, csv_field(labels)]
+        return [*head, csv_field(row.defense), csv_field(quantity), *what, images, *value, csv_field(labels), *last]
 
     yield figure("clean accuracy", _score_fields(row.clean))
     for column, score in zip(board.columns, row.scores, strict=True):
         yield figure("robust accuracy", _score_fields(score), column)
-    yield figure("worst case", _score_fields(row.worst_case), labels="; ".join(row.labels))
+    yield figure("worst case", _score_fields(row.worst_case), labels="; ".join(row.labels), rank=row.rank)
     yield figure("illusion gap", _score_fields(row.illusion_gap))
+    for own in row.detection:
+        yield from (figure(*fields, fpr=own.rate) for fields in _detection_fields(own))
     for metric, quality in zip(board.quality, row.quality, strict=True):
         yield figure(metric.label, _reading_fields(quality.before), row.examples, "clean-adversarial")
         yield figure(metric.label, _reading_fields(quality.after), row.examples, "clean-purified")
@@ -132,6 +161,24 @@ def _figures(board: Leaderboard, row: Row) -> Iterator[list[Any]]:
             yield figure(metric.label, _reading_fields(reading), place, "predictions")
     for stage in ("attack", "score"):
         yield figure(f"{stage} passes", ["ok", getattr(row.passes, stage), "", "", "", "", ""])
+
+
+def _detection_fields(own: DetectionAt) -> Iterator[tuple[str, list[Any], Column | None]]:
+    flagged = own.false_positives
+    if own.not_applicable is not None or flagged is None:
+        yield "false-positive rate", ["not applicable", "", "", "", "", "", ""], None
+        return
+    ends = [f"{value:.6f}" for value in (flagged.share, flagged.low, flagged.high)]
+    yield "false-positive rate", ["ok", *ends, flagged.n, "", ""], None
+    for caught in (own.unaware, own.aware):
+        if caught is not None:
+            value = "" if caught.share is None else f"{caught.share:.6f}"
+            fields = ["undefined" if caught.share is None else "ok", value, "", "", caught.n, "", ""]
+            yield "true-positive rate", fields, caught.column
+            for component, area in caught.auroc:
+                state = ["undefined", ""] if area is None else ["ok", f"{area:.6f}"]
+                yield f"auroc {component}", [*state, "", "", "", "", ""], caught.column
+    yield "joint robust accuracy", _score_fields(own.joint), None
 
 
 def _score_fields(score: Score | Gap | Absent | None) -> list[Any]:
@@ -177,15 +224,27 @@ def _board_value(board: Leaderboard) -> dict[str, Any]:
         "eps": board.eps,
         "seeds": board.seeds,
         "test_size": board.test_size,
+        "evidence": {
+            "levels": board.evidence.levels,
+            "passes": board.evidence.passes,
+            "judged": board.evidence.judged,
+            "share": board.evidence.share,
+        },
         "metrics": [asdict(metric) for metric in (*board.quality, *board.predictions)],
         "rows": [_row_value(board, row) for row in board.rows],
     }
 
 
 def _row_value(board: Leaderboard, row: Row) -> dict[str, Any]:
-    columns = [asdict(column) for column in board.columns]
+    columns = [_column_value(column) for column in board.columns]
+    detection = {"detection": [_detection_value(own) for own in row.detection]} if row.detection else {}
     return {
         "defense": row.defense,
+        "rank": row.rank,
+        "unranked": row.unranked,
+        "evidence": [_evidence_value(record) for record in row.evidence],
+        "gain": asdict(row.gain) if row.gain else None,
+        **detection,
         "labels": row.labels,
         "clean": _score_value(row.clean),
         "attacks": [
@@ -194,7 +253,7 @@ def _row_value(board: Leaderboard, row: Row) -> dict[str, Any]:
         ],
         "worst_case": _score_value(row.worst_case),
         "illusion_gap": _score_value(row.illusion_gap),
-        "examples": asdict(row.examples) if row.examples else None,
+        "examples": _column_value(row.examples) if row.examples else None,
         "quality": {metric.label: asdict(own) for metric, own in zip(board.quality, row.quality, strict=True)},
         "predictions": {
             metric.label: {
@@ -205,6 +264,30 @@ def _row_value(board: Leaderboard, row: Row) -> dict[str, Any]:
         },
         "passes": asdict(row.passes),
     }
+
+
+def _column_value(column: Column) -> dict[str, Any]:
+    fields = asdict(column)
+    return fields if column.fpr is not None else {name: fields[name] for name in ("attack", "access")}
+
+
+def _evidence_value(record: EvidenceRecord) -> dict[str, Any]:
+    return {
+        "seed": record.where.seed,
+        "level": record.level,
+        "passes": record.passes,
+        "judged": record.judged,
+        "share": record.passes / record.judged if record.judged else None,
+        "verdicts": [asdict(verdict) for verdict in record.verdicts],
+    }
+
+
+def _detection_value(own: DetectionAt) -> dict[str, Any]:
+    caught = {
+        name: {**asdict(entry), "column": _column_value(entry.column), "auroc": dict(entry.auroc)} if entry else None
+        for name, entry in (("unaware", own.unaware), ("aware", own.aware))
+    }
+    return {**asdict(own), **caught, "joint": _score_value(own.joint)}
 
 
 def _score_value(score: Score | Gap | Absent | None) -> dict[str, Any] | None:
