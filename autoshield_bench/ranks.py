@@ -37,7 +37,9 @@ class EvidenceCost:
 
 def evidence_by_place(results: ResultSet) -> dict[EvidenceId, EvidenceRecord]:
     """Return the records that count: none where the run was asked for no evidence."""
-    return {} if results.evidence_level == "off" else {record.where: record for record in results.evidence}
+    if results.evidence_level == "off":
+        return {}
+    return {record.where: record for record in results.evidence if record.level != "off"}
 
 
 def cost_of(level: Level, records: Iterable[EvidenceRecord]) -> EvidenceCost:

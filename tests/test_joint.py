@@ -206,6 +206,18 @@ def test_the_rank_is_by_the_joint_game():
     assert [(row.defense, row.rank, row.worst_case.hits) for row in board.rows] == [("ae", 1, 4), ("b", 2, 3)]
 
 
+@pytest.mark.parametrize("evil", ["\x1b[31mred", "a|b", "<script>", "=1+1", "\u202egnp", "a\nb"])
+def test_foreign_names_and_reasons_do_nothing(evil):
+    own = detection({"0.01": [1]}, not_applicable={"0.05": evil, evil: evil}, auroc={evil: 0.9, f"{evil}2": None})
+    clean, white = record(cell("ae"), range(9), detection=own), record(cell("ae", evil, WHITE), [1], detection=own)
+    results = result_set(clean, white, replace(white, cell=cell("ae", evil, WHITE, fpr=0.01)))
+    for output in (printed(results, 80), markdown_report(results), leaderboard_json(results), leaderboard_csv(results)):
+        assert all(c == "\n" or c.isprintable() for c in output)
+    assert "<script>" not in markdown_report(results)
+    fields = [field for row in csv.reader(io.StringIO(leaderboard_csv(results))) for field in row]
+    assert not any(field[:1] in set("=+-@") for field in fields)
+
+
 # -- comparisons ------------------------------------------------------------------------------------------------------
 
 

@@ -81,6 +81,8 @@ def test_no_evidence_gives_no_rank_and_one_sentence():
     output = whole(printed(off, 100))
     assert output.count("(--evidence off)") == 1
     assert "rank " not in output.split("Each share")[0]
+    claimed = judged(*row_of("a", 5), evidence=[evidence("a", level="off")])
+    assert rows_of(claimed)["a"].rank is None
     # Records of an earlier run do not count where this one asked for none.
     assert rows_of(replace(off, evidence=(evidence("a"),)))["a"].rank is None
 

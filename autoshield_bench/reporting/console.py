@@ -5,27 +5,20 @@ Every string reaches rich as ``Text``, never as markup, after control characters
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from autoshield_bench.joint import Caught, DetectionAt, percent
 from autoshield_bench.leaderboard import Leaderboard, build
 from autoshield_bench.ranks import NO_EVIDENCE
 from autoshield_bench.readings import Metric, Reading
 from autoshield_bench.reporting import grids
+from autoshield_bench.reporting.columns import Interval, long_interval, name_lines, score_column, short_interval
 from autoshield_bench.reporting.cost import Timing, cost_grid
-from autoshield_bench.reporting.detection import detection_notes, entries
-from autoshield_bench.reporting.evidence import (
-    checks_of,
-    cost_text,
-    evidence_notes,
-    routes_grid,
-    ruling_of,
-    ruling_text,
-)
+from autoshield_bench.reporting.detection import detection_columns, detection_notes
+from autoshield_bench.reporting.evidence import checks_of, evidence_columns, evidence_notes, route_columns, routes_grid
 from autoshield_bench.reporting.layout import Column, Line, fits, tables
 from autoshield_bench.reporting.notes import explanations
 from autoshield_bench.reporting.sweep import Sweep, SweepTable, sweeps
@@ -33,17 +26,12 @@ from autoshield_bench.reporting.tables import defense_order
 from autoshield_bench.reporting.text import message, visible
 from autoshield_bench.reporting.titles import column_title, rate_title, threat_title
 from autoshield_bench.results import ResultSet
-from autoshield_bench.scores import Absent, Gap, Score
 from autoshield_bench.scores import Column as Attack
-
-_REASONS = {"failed": "red", "missing": "yellow", "not planned": "dim", "no images": "yellow"}
 
 _ARROWS = {"higher": "↑", "lower": "↓"}
 
 _ELSEWHERE = ("upper bound", "gray-box only", "no white-box attack", "incomplete")
 """Labels that stand in the worst case's own column."""
-
-Interval = Callable[[float, float], str]
 
 
 def console_for(stream: TextIO, width: int | None = None) -> Console:
@@ -60,7 +48,7 @@ def print_leaderboards(results: ResultSet, console: Console) -> None:
         _paragraph(console, explanations([board]))
         if any(row.detection for row in board.rows):
             _heading(console, ["Detection", threat(board)])
-            _print(console, *_detection(board))
+            _print(console, *detection_columns(board))
             _paragraph(console, detection_notes(board))
         if board.quality:
             _heading(console, ["Image quality and cost", threat(board)])
@@ -96,7 +84,7 @@ def print_evidence(results: ResultSet, console: Console) -> None:
     boards = [board for board in build(results) if checks_of(board)]
     for board in boards:
         _heading(console, ["Evidence", *grids.board_facts(board)[:3]])
-        _print(console, *_evidence(board))
+        _print(console, *evidence_columns(board))
         _paragraph(console, evidence_notes(board, costly=False))
     if not boards:
         console.print()
@@ -104,26 +92,8 @@ def print_evidence(results: ResultSet, console: Console) -> None:
     routes = routes_grid(results)
     if routes is not None:
         _heading(console, [routes.title])
-        _print(console, *_routes(routes), leading=0)
+        _print(console, *route_columns(routes), leading=0)
         _paragraph(console, routes.notes)
-
-
-def _routes(grid: grids.Grid) -> tuple[Column, list[Column]]:
-    """Return the routes below the defense and attack that they belong to."""
-    names: list[list[Line]] = []
-    counts: list[tuple[str, ...]] = []
-    last: tuple[str, ...] = ()
-    for row in grid.rows:
-        if row[:2] != last:
-            names.append([Line(row[0], "bold", fold=True), Line(row[1], fold=True)])
-            counts.append(("",) * len(row[3:]))
-        last = row[:2]
-        names.append([Line(f"  {row[2]}", "dim", fold=True)])
-        counts.append(row[3:])
-    columns = [
-        Column([Line(title)], [[Line(own[place])] for own in counts]) for place, title in enumerate(grid.header[3:])
-    ]
-    return Column([Line("route")], names, right=False), columns
 
 
 def _grid(console: Console, grid: grids.Grid) -> None:
@@ -155,10 +125,10 @@ def threat(board: Leaderboard) -> str:
 
 def _accuracy(console: Console, board: Leaderboard) -> None:
     # The long interval where everything fits side by side, the one without leading zeros elsewhere.
-    first, others = _accuracy_columns(board, _long)
+    first, others = _accuracy_columns(board, long_interval)
     ranks = _ranks(board) if grids.shows_ranks(board) else None
     if not fits(first, others, console.width, ranks):
-        first, others = _accuracy_columns(board, _short)
+        first, others = _accuracy_columns(board, short_interval)
         if len(tables(first, others, console.width, ranks)) > 1 and board.columns:
             # The headline stays in the first table when the attacks do not fit beside it.
             others = [others[0], *others[-2:], *others[1:-2]]
@@ -172,18 +142,19 @@ def _ranks(board: Leaderboard) -> Column:
 
 def _accuracy_columns(board: Leaderboard, interval: Interval) -> tuple[Column, list[Column]]:
     names = [
-        _name(row.defense, [label for label in row.labels if not label.startswith(_ELSEWHERE)]) for row in board.rows
+        name_lines(row.defense, [label for label in row.labels if not label.startswith(_ELSEWHERE)])
+        for row in board.rows
     ]
     first = Column([Line("defense")], names, right=False)
-    clean = _score_column([Line("clean")], [row.clean for row in board.rows], board.seeds, interval)
+    clean = score_column([Line("clean")], [row.clean for row in board.rows], board.seeds, interval)
     attacks = [
-        _score_column(_attack_header(column), [row.scores[index] for row in board.rows], board.seeds, interval)
+        score_column(_attack_header(column), [row.scores[index] for row in board.rows], board.seeds, interval)
         for index, column in enumerate(board.columns)
     ]
     if not board.columns:
         return first, [clean]
     words = ["upper bound" if "upper bound" in row.labels else grids.worst_case_words(row) for row in board.rows]
-    worst = _score_column(
+    worst = score_column(
         [Line("worst"), Line("case")],
         [row.worst_case for row in board.rows],
         board.seeds,
@@ -191,14 +162,8 @@ def _accuracy_columns(board: Leaderboard, interval: Interval) -> tuple[Column, l
         words=words,
         style="bold",
     )
-    gap = _score_column(
-        [Line("illusion"), Line("gap")], [row.illusion_gap for row in board.rows], board.seeds, interval
-    )
+    gap = score_column([Line("illusion"), Line("gap")], [row.illusion_gap for row in board.rows], board.seeds, interval)
     return first, [clean, *attacks, worst, gap]
-
-
-def _name(defense: str, labels: Sequence[str] = ()) -> list[Line]:
-    return [Line(defense, "bold", fold=True), *(Line(label, "dim", fold=True) for label in labels)]
 
 
 def _attack_header(column: Attack) -> list[Line]:
@@ -207,53 +172,11 @@ def _attack_header(column: Attack) -> list[Line]:
     return [Line(column.attack, fold=True), *(Line(part) for part in (*access, *rate))]
 
 
-def _score_column(
-    header: Sequence[Line],
-    scores: Sequence[Score | Gap | Absent | None],
-    seeds: Sequence[int],
-    interval: Interval,
-    *,
-    words: Sequence[str] = (),
-    style: str = "",
-) -> Column:
-    shared = {score.n for score in scores if isinstance(score, Score | Gap)}
-    cells = [_score_lines(score, seeds, interval, len(shared) > 1, style) for score in scores]
-    for index, word in enumerate(words):
-        if word:
-            cells[index] = [*(cells[index] if scores[index] else []), Line(word, "yellow")]
-    n = [Line(f"n={shared.pop()}", "not bold dim")] if len(shared) == 1 else []
-    return Column([*header, *n], cells)
-
-
-def _score_lines(
-    score: Score | Gap | Absent | None, seeds: Sequence[int], interval: Interval, n: bool, style: str
-) -> list[Line]:
-    if score is None:
-        return [Line("-", "dim")]
-    if isinstance(score, Absent):
-        return [Line(score.reason, _REASONS[score.reason], fold=True)]
-    value = score.share if isinstance(score, Score) else score.value
-    lines = [Line(f"{value:.3f}", style), Line(interval(score.low, score.high), "dim")]
-    if score.spread is not None:
-        lines.append(Line(f"sd {score.spread:.3f}", "dim"))
-    if len(score.seeds) < len(seeds):
-        lines.append(Line(f"{len(score.seeds)}/{len(seeds)} seeds", "yellow"))
-    if n:
-        lines.append(Line(f"n={score.n}", "dim"))
-    return lines
-
-
-def _long(low: float, high: float) -> str:
-    return f"{low:.3f}–{high:.3f}"
-
-
-def _short(low: float, high: float) -> str:
-    return "–".join(f"{end:.3f}".removeprefix("0") for end in (low, high))
-
-
 def _quality(board: Leaderboard) -> tuple[Column, list[Column]]:
     names = [
-        _name(row.defense, [f"{row.examples.attack} {row.examples.access}"] if row.examples and _sources(board) else [])
+        name_lines(
+            row.defense, [f"{row.examples.attack} {row.examples.access}"] if row.examples and _sources(board) else []
+        )
         for row in board.rows
     ]
     first = Column([Line("defense")], names, right=False)
@@ -315,7 +238,7 @@ def _reading_line(reading: Reading, n: bool) -> Line:
 
 def _predictions(board: Leaderboard) -> tuple[Column, list[Column]]:
     entries = [(metric, index, row) for index, metric in enumerate(board.predictions) for row in board.rows]
-    first = Column([Line("defense")], [_name(row.defense) for _, _, row in entries], right=False)
+    first = Column([Line("defense")], [name_lines(row.defense) for _, _, row in entries], right=False)
     titles = [f"{grids.metric_title(metric)} {_ARROWS[metric.direction]}" for metric, _, _ in entries]
     names = Column([Line("metric")], [[Line(title)] for title in titles], right=False)
     columns = []
@@ -327,77 +250,18 @@ def _predictions(board: Leaderboard) -> tuple[Column, list[Column]]:
     return first, [names, *columns]
 
 
-def _detection(board: Leaderboard) -> tuple[Column, list[Column]]:
-    found = entries(board)
-    first = Column([Line("defense")], [_name(row.defense) for row, _ in found], right=False)
-    rates = Column([Line("nominal"), Line("FPR")], [[Line(percent(own.rate))] for _, own in found])
-    flagged = Column([Line("clean"), Line("flagged")], [_flagged_lines(own) for _, own in found])
-    joint = _score_column([Line("joint"), Line("robust")], [own.joint for _, own in found], board.seeds, _short)
-    caught = [
-        Column([Line("caught"), Line(kind)], [_caught_lines(getattr(own, kind)) for _, own in found])
-        for kind in ("unaware", "aware")
-    ]
-    areas = [
-        Column([Line("AUROC"), Line(kind)], [_area_lines(getattr(own, kind)) for _, own in found])
-        for kind in ("unaware", "aware")
-    ]
-    return first, [rates, flagged, *caught, joint, *areas]
-
-
-def _flagged_lines(own: DetectionAt) -> list[Line]:
-    flagged = own.false_positives
-    if flagged is None:
-        return [Line("-", "dim")]
-    ends = "–".join(f"{end:.4f}".removeprefix("0") for end in (flagged.low, flagged.high))
-    return [Line(f"{flagged.share:.4f}"), Line(ends, "dim"), Line(f"n={flagged.n}", "dim")]
-
-
-def _caught_lines(caught: Caught | None) -> list[Line]:
-    if caught is None:
-        return [Line("-", "dim")]
-    if caught.share is None:
-        return [Line("nothing", "dim"), Line("succeeded", "dim")]
-    return [Line(f"{caught.share:.3f}"), Line(f"of {caught.n}", "dim")]
-
-
-def _area_lines(caught: Caught | None) -> list[Line]:
-    if caught is None or not caught.auroc:
-        return [Line("-", "dim")]
-    lines = []
-    for name, value in caught.auroc:
-        lines += [Line(name, "dim", fold=True)] if len(caught.auroc) > 1 else []
-        lines.append(Line("-" if value is None else f"{value:.3f}"))
-    return lines
-
-
-_RULING_STYLES = {"pass": "green", "fail": "bold red", "unproven": "yellow", "not applicable": "dim"}
-
-
-def _evidence(board: Leaderboard) -> tuple[Column, list[Column]]:
-    first = Column([Line("defense")], [_name(row.defense) for row in board.rows], right=False)
-    columns = []
-    for check in checks_of(board):
-        cells = []
-        for row in board.rows:
-            style = _RULING_STYLES.get(ruling_of(row, check)[0] or "", "dim")
-            cells.append([Line(ruling_text(row, check), style, fold=True)])
-        columns.append(Column([Line(check, fold=True)], cells, right=False))
-    columns.append(Column([Line("cost")], [[Line(cost_text(row.evidence), "dim", fold=True)] for row in board.rows]))
-    return first, columns
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # Sweeps and what stands around the tables
 # ---------------------------------------------------------------------------------------------------------------
 
 
 def _sweep(sweep: Sweep, table: SweepTable, width: int) -> tuple[Column, list[Column]]:
-    first = Column([Line("defense")], [_name(name) for name in sweep.defenses], right=False)
-    for interval in (_long, _short):
-        others = [_score_column([Line("clean")], sweep.clean, sweep.seeds, interval)]
+    first = Column([Line("defense")], [name_lines(name) for name in sweep.defenses], right=False)
+    for interval in (long_interval, short_interval):
+        others = [score_column([Line("clean")], sweep.clean, sweep.seeds, interval)]
         for index, eps in enumerate(sweep.eps):
             entries = [own[index] for own in table.entries]
-            column = _score_column(
+            column = score_column(
                 [Line(f"eps {eps:g}")],
                 [entry.score for entry in entries],
                 sweep.seeds,

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from autoshield_bench.joint import Caught, DetectionAt, percent
 from autoshield_bench.leaderboard import Leaderboard, Row
 from autoshield_bench.readings import unique
+from autoshield_bench.reporting.columns import name_lines, score_column, short_interval
 from autoshield_bench.reporting.grids import Grid, board_facts, score_text
+from autoshield_bench.reporting.layout import Column, Line
 from autoshield_bench.reporting.text import Plain, message
 
 HEADER = (
@@ -42,6 +44,50 @@ def detection_grid(board: Leaderboard) -> Grid | None:
             )
         )
     return Grid("Detection: " + ", ".join(board_facts(board)[:3]), HEADER, tuple(rows), tuple(detection_notes(board)))
+
+
+def detection_columns(board: Leaderboard) -> tuple[Column, list[Column]]:
+    """Return the same for a terminal: the first column, then the others."""
+    found = entries(board)
+    first = Column([Line("defense")], [name_lines(row.defense) for row, _ in found], right=False)
+    rates = Column([Line("nominal"), Line("FPR")], [[Line(percent(own.rate))] for _, own in found])
+    flagged = Column([Line("clean"), Line("flagged")], [_flagged_lines(own) for _, own in found])
+    joint = score_column([Line("joint"), Line("robust")], [own.joint for _, own in found], board.seeds, short_interval)
+    caught = [
+        Column([Line("caught"), Line(kind)], [_caught_lines(getattr(own, kind)) for _, own in found])
+        for kind in ("unaware", "aware")
+    ]
+    areas = [
+        Column([Line("AUROC"), Line(kind)], [_area_lines(getattr(own, kind)) for _, own in found])
+        for kind in ("unaware", "aware")
+    ]
+    return first, [rates, flagged, *caught, joint, *areas]
+
+
+def _flagged_lines(own: DetectionAt) -> list[Line]:
+    flagged = own.false_positives
+    if flagged is None:
+        return [Line("-", "dim")]
+    ends = "–".join(f"{end:.4f}".removeprefix("0") for end in (flagged.low, flagged.high))
+    return [Line(f"{flagged.share:.4f}"), Line(ends, "dim"), Line(f"n={flagged.n}", "dim")]
+
+
+def _caught_lines(caught: Caught | None) -> list[Line]:
+    if caught is None:
+        return [Line("-", "dim")]
+    if caught.share is None:
+        return [Line("nothing", "dim"), Line("succeeded", "dim")]
+    return [Line(f"{caught.share:.3f}"), Line(f"of {caught.n}", "dim")]
+
+
+def _area_lines(caught: Caught | None) -> list[Line]:
+    if caught is None or not caught.auroc:
+        return [Line("-", "dim")]
+    lines = []
+    for name, value in caught.auroc:
+        lines += [Line(name, "dim", fold=True)] if len(caught.auroc) > 1 else []
+        lines.append(Line("-" if value is None else f"{value:.3f}"))
+    return lines
 
 
 def caught_text(caught: Caught | None) -> str:

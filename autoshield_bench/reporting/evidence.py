@@ -8,7 +8,9 @@ from typing import Any
 from autoshield_bench.joint import column_of
 from autoshield_bench.leaderboard import Leaderboard, Row
 from autoshield_bench.readings import unique
+from autoshield_bench.reporting.columns import name_lines
 from autoshield_bench.reporting.grids import Grid, board_facts
+from autoshield_bench.reporting.layout import Column, Line
 from autoshield_bench.reporting.text import Plain, message
 from autoshield_bench.reporting.titles import column_title, share_text, threat_title
 from autoshield_bench.results import ResultSet
@@ -16,6 +18,8 @@ from autoshield_bench.verdicts import RULINGS, EvidenceRecord, Ruling
 
 NONE = "-"
 """What stands where a check gave no verdict."""
+
+_RULING_STYLES = {"pass": "green", "fail": "bold red", "unproven": "yellow", "not applicable": "dim"}
 
 
 def checks_of(board: Leaderboard) -> list[str]:
@@ -57,6 +61,20 @@ def evidence_grid(board: Leaderboard) -> Grid | None:
     )
     header = ("Defense", *checks, "Cost")
     return Grid("Evidence: " + ", ".join(board_facts(board)[:3]), header, rows, tuple(evidence_notes(board)))
+
+
+def evidence_columns(board: Leaderboard) -> tuple[Column, list[Column]]:
+    """Return the same for a terminal: the first column, then the others."""
+    first = Column([Line("defense")], [name_lines(row.defense) for row in board.rows], right=False)
+    columns = []
+    for check in checks_of(board):
+        cells = []
+        for row in board.rows:
+            style = _RULING_STYLES.get(ruling_of(row, check)[0] or "", "dim")
+            cells.append([Line(ruling_text(row, check), style, fold=True)])
+        columns.append(Column([Line(check, fold=True)], cells, right=False))
+    columns.append(Column([Line("cost")], [[Line(cost_text(row.evidence), "dim", fold=True)] for row in board.rows]))
+    return first, columns
 
 
 def evidence_notes(board: Leaderboard, *, costly: bool = True) -> Iterator[str]:
@@ -117,6 +135,24 @@ def routes_grid(results: ResultSet) -> Grid | None:
     )
     header = ("Defense", "Attack", "Route", "Tried", "Fell", "Cut")
     return Grid(f"Gradient routes of {results.name}", header, rows, notes)
+
+
+def route_columns(grid: Grid) -> tuple[Column, list[Column]]:
+    """Return the same for a terminal: routes below the defense and attack that they belong to."""
+    names: list[list[Line]] = []
+    counts: list[tuple[str, ...]] = []
+    last: tuple[str, ...] = ()
+    for row in grid.rows:
+        if row[:2] != last:
+            names.append([Line(row[0], "bold", fold=True), Line(row[1], fold=True)])
+            counts.append(("",) * len(row[3:]))
+        last = row[:2]
+        names.append([Line(f"  {row[2]}", "dim", fold=True)])
+        counts.append(row[3:])
+    columns = [
+        Column([Line(title)], [[Line(own[place])] for own in counts]) for place, title in enumerate(grid.header[3:])
+    ]
+    return Column([Line("route")], names, right=False), columns
 
 
 def _routes(facts: Mapping[str, Any]) -> Mapping[str, Any]:
