@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn
 from autoshield_bench.detection import RANKED_RATE
 from autoshield_bench.errors import StoreError, UsageError, did_you_mean
 from autoshield_bench.joint import column_of, detects, faced, joint_under, obstacle, percent, ranked_rate, takes_part
+from autoshield_bench.labels import DRAWN
 from autoshield_bench.outcomes import Outcomes
 from autoshield_bench.paired import Difference, Pair, Place, difference_of
 from autoshield_bench.provenance import attack_differences, model_differences
@@ -326,10 +327,7 @@ class _Table:
         drawn = unique(record.outcomes.draws.n for record in flat if record.outcomes and record.outcomes.draws)
         if drawn:
             numbers = " and ".join(map(str, drawn))
-            remarks.append(
-                f"stochastic: an image counts by its share of {numbers} fresh draws, and the sign test takes the sign "
-                "of its difference"
-            )
+            remarks.append(f"stochastic, scored by {numbers} {DRAWN}")
         elif any(record.facts.get("stochastic") is True for record in flat):
             remarks.append("stochastic, scored on one draw per image")
         self.differences.append(replace(found, other_attack=tuple(unique(other)), remarks=tuple(remarks)))

@@ -14,7 +14,7 @@ from autoshield_bench.comparison import choose_pairs, compare
 from autoshield_bench.errors import StoreError
 from autoshield_bench.leaderboard import build
 from autoshield_bench.outcomes import Draws, Outcomes
-from autoshield_bench.reporting.comparison import sentence
+from autoshield_bench.reporting.comparison import notes, sentence
 from autoshield_bench.reporting.tables import leaderboard_value
 from autoshield_bench.standing import paired, restricted, standing
 from autoshield_bench.statistics import paired_mean_difference, wilson_at
@@ -162,18 +162,21 @@ def compared(one, two):
 
 
 def test_comparisons_take_the_share_of_draws_and_the_sign_of_its_difference():
-    one = [drawn(cell("a"), [20] * 10), drawn(cell("a", "pgd", WHITE), [10] * 10)]
-    two = [drawn(cell("a"), [20] * 10), drawn(cell("a", "pgd", WHITE), [11] * 9 + [0])]
+    one = [drawn(cell("a"), [20] * 20, size=20), drawn(cell("a", "pgd", WHITE), [10] * 20, size=20)]
+    two = [drawn(cell("a"), [20] * 20, size=20), drawn(cell("a", "pgd", WHITE), [11] * 18 + [0, 0], size=20)]
     found, at = compared(one, two)
     pgd = at["attack"]
-    assert pgd.shares == (0.5, pytest.approx(99 / 200))
-    assert (pgd.more, pgd.fewer, pgd.n) == (9, 1, 10)
-    assert pgd.value == pytest.approx((9 - 10) / 20 / 10)
-    assert pgd.p == pytest.approx(22 / 1024)
+    assert pgd.shares == (0.5, pytest.approx(198 / 400))
+    assert (pgd.more, pgd.fewer, pgd.n) == (18, 2, 20)
+    assert pgd.value == pytest.approx((18 - 20) / 20 / 20)
+    assert pgd.p == pytest.approx(2 * (1 + 20 + 190) / 2**20)
     assert pgd.contradicts
     said = sentence(pgd, found)
-    assert "its share of 20 fresh draws" in said
-    assert "the sign test takes the sign of its difference" in said
+    assert "stochastic, scored by 20 fresh draws per image" in said
+    assert "but by count alone: B is right more often on 18 images, A on 2 images" in said
+    explained = " ".join(notes(found))
+    assert "an image counts by its share of fresh draws; the sign test takes the sign of its difference" in explained
+    assert "in more draws and seeds than the other does" in explained
 
 
 def test_a_stochastic_defense_compares_with_a_deterministic_one():

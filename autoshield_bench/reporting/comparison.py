@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from autoshield_bench.comparison import Comparison
+from autoshield_bench.labels import DRAWN
 from autoshield_bench.paired import LEVEL, Difference, Place
 from autoshield_bench.readings import unique
 from autoshield_bench.reporting.grids import problems
@@ -82,7 +83,7 @@ def notes(comparison: Comparison) -> Iterator[str]:
     """Yield the sentences that a reader needs for the table."""
     differences = comparison.differences
     several = any(len(own.seeds) > 1 for own in differences)
-    drawn = any(remark.startswith("stochastic: ") for own in differences for remark in own.remarks)
+    drawn = any(remark.endswith(DRAWN) for own in differences for remark in own.remarks)
     yield (
         "A, B: share of the images that both evaluated, with its 95 % Wilson interval. B - A: percentage points, with "
         "the 95 % interval of the paired difference. Intervals are for the choice of images."
@@ -115,6 +116,11 @@ def notes(comparison: Comparison) -> Iterator[str]:
         yield "One training seed: the test is for the networks at hand; trained anew, they may differ otherwise."
     if any(own.place.quantity == "worst case" for own in differences):
         yield "Worst case: an image stands only if it is right without attack and under every attack that both have."
+    if drawn:
+        yield (
+            "stochastic: an image counts by its share of fresh draws; the sign test takes the sign of its difference, "
+            "however small."
+        )
     if any("detects: " in remark for own in differences for remark in own.remarks):
         yield (
             "Joint game: an attacked image stands if it is flagged or classified correctly, and none does whose clean "
