@@ -134,4 +134,4 @@ def summary(record: CellRecord) -> str:
     if record.outcomes is None:
         return visible(f"{record.cell}: FAILED: {record.error}")
     outcomes = record.outcomes
-    return f"{visible(str(record.cell))}: {outcomes.hits / outcomes.n:.4f} of {outcomes.n} correct"
+    return f"{visible(str(record.cell))}: {outcomes.right / outcomes.n:.4f} of {outcomes.n} correct"

@@ -18,6 +18,8 @@ def training_passes(images: int, epochs: int) -> int:
 def fit_passes(defense: Defense, stages_before: int, images: int) -> int:
     """Return the image-passes of fitting a stage: its own, and a forward one through each stage before it.
 
-    A defense that learns in epochs says how many in a field of that name; any other counts as one.
+    A defense that learns in epochs says how many in a field of that name, and one that is trained on an attack the
+    attack's ``steps``; any other counts as one epoch without an attack.
     """
-    return (2 + stages_before) * images * int(getattr(defense, "epochs", 1))
+    own = 2 * (1 + int(getattr(defense, "steps", 0)))
+    return (own + stages_before) * images * int(getattr(defense, "epochs", 1))
