@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from autoshield_bench.balls import Ball
 from autoshield_bench.builtin.attacks import losses
 from autoshield_bench.builtin.attacks.best import Best
+from autoshield_bench.builtin.attacks.narrowing import narrowed
 from autoshield_bench.builtin.attacks.objectives import Objective, purified_decoys, raising, reconstruction
 from autoshield_bench.builtin.attacks.steps import steepest
 from autoshield_bench.contracts import Attack, AttackRequest, LossGradient
@@ -71,28 +72,46 @@ class APGD(Attack):
         best = Best(request.images, request.labels)
         if not len(request.images):
             return best.x
-        if self.loss == "reconstruction":
-            self._climb(request, best, reconstruction(request.labels, purified_decoys(request)), 0)
-            return best.x
-        columns: list[Tensor | None] = [None]
-        if self.loss.startswith("targeted"):
-            with torch.no_grad():
-                targets = wrong_classes(request.target.logits(request.images), request.labels)
-            columns = [targets[:, column] for column in range(min(self.target_classes, targets.shape[1]))]
-        for number, column in enumerate(columns):
-            self._climb(request, best, raising(loss_of(self.loss, request.labels, column)), number)
+        for number, objective_of in enumerate(self._objectives(request)):
+            for restart in range(self.restarts):
+                rows = torch.arange(len(best.x), device=best.x.device)
+                if request.stop_on_success:
+                    rows = rows[~best.wrong]
+                if len(rows):
+                    part = request if len(rows) == len(best.x) else narrowed(request, rows)
+                    self._climb(part, best, objective_of(rows), rows, ("start", number, restart))
         return best.x
 
-    def _climb(self, request: AttackRequest, best: Best, objective: Objective, number: int) -> None:
+    def _objectives(self, request: AttackRequest) -> Sequence[Callable[[Tensor], Objective]]:
+        """Return what is climbed, one after the other, each for the images at some rows."""
+        import torch
+
+        labels = request.labels
+        if self.loss == "reconstruction":
+            wanted = purified_decoys(request)
+            return [lambda rows: reconstruction(labels[rows], wanted[rows])]
+        name: LogitLossName = self.loss
+        if not name.startswith("targeted"):
+            return [lambda rows: raising(loss_of(name, labels[rows]))]
+        with torch.no_grad():
+            targets = wrong_classes(request.target.logits(request.images), labels)
+
+        def towards(column: int) -> Callable[[Tensor], Objective]:
+            return lambda rows: raising(loss_of(name, labels[rows], targets[rows, column]))
+
+        return [towards(column) for column in range(min(self.target_classes, targets.shape[1]))]
+
+    def _climb(
+        self, request: AttackRequest, best: Best, objective: Objective, rows: Tensor, purpose: tuple[str | int, ...]
+    ) -> None:
         ball = Ball(request.images, request.threat)
-        for restart in range(self.restarts):
-            ascend(
-                lambda x: objective.ask(request.target, x),
-                ball,
-                ball.random_start(request.rng, "start", number, restart),
-                self.steps,
-                lambda x, here: best.keep(x, objective.worth(here), here.logits),
-            )
+        ascend(
+            lambda x: objective.ask(request.target, x),
+            ball,
+            ball.random_start(request.rng, *purpose),
+            self.steps,
+            lambda x, here: best.keep(x, objective.worth(here), here.logits, rows),
+        )
 
 
 def loss_of(name: LogitLossName, labels: Tensor, targets: Tensor | None = None) -> losses.Loss:

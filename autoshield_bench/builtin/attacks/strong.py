@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from autoshield_bench.builtin.attacks.apgd import APGD
 from autoshield_bench.builtin.attacks.best import Best
 from autoshield_bench.builtin.attacks.losses import margin
+from autoshield_bench.builtin.attacks.narrowing import narrowed
 from autoshield_bench.builtin.attacks.square import Square
 from autoshield_bench.contracts import Attack, AttackRequest
 from autoshield_bench.errors import ParameterError
@@ -77,10 +78,5 @@ class Strong(Attack):
 
 def _part(request: AttackRequest, rows: Tensor, number: int) -> AttackRequest:
     """Return the request for some of its images; each member draws on its own."""
-    return dataclasses.replace(
-        request,
-        images=request.images[rows],
-        labels=request.labels[rows],
-        target=request.target.select(rows),
-        rng=request.rng.select(rows).child("member", number),
-    )
+    part = narrowed(request, rows)
+    return dataclasses.replace(part, rng=part.rng.child("member", number))
