@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from scipy import ndimage
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor, nn
 
+from autoshield_bench import load_suite, run
 from autoshield_bench.balls import Ball
 from autoshield_bench.builtin.attacks.pgd import PGD
 from autoshield_bench.builtin.defenses.adversarial import AdversarialTraining
@@ -515,3 +518,21 @@ def test_a_white_box_attack_passes_through(kind):
     noise = Ball(images, threat).random_start(rng, "noise")
     found = PGD(steps=10).run(AttackRequest(images=images, labels=labels, threat=threat, target=target, rng=rng))
     assert loss(found) > loss(noise) + 0.2
+
+
+@pytest.mark.slow
+def test_an_adversarially_trained_classifier_is_the_real_thing_on_mnist(tmp_path):
+    """At least 0.85 under ``strong`` at L-infinity 0.3, on real images and from the command that users run."""
+    if not (Path(os.environ.get("AUBENCH_DATA", "")) / "MNIST").is_dir():
+        pytest.skip("needs MNIST below AUBENCH_DATA")
+    suite = tmp_path / "robust.toml"
+    suite.write_text(
+        'schema = 1\nname = "robust"\n[dataset]\nuse = "mnist"\n[model]\nuse = "small-cnn"\nparams = { epochs = 1 }\n'
+        '[[threats]]\nnorm = "linf"\neps = 0.3\n[[defenses]]\nuse = "adversarial-training"\n'
+        '[[attacks]]\nuse = "strong"\naccess = "white-box"\nimages = 250\n',
+        encoding="utf-8",
+    )
+    results = run(load_suite(suite), results_dir=tmp_path, cache_dir=tmp_path / "cache", evidence="off")
+    shares = {record.cell.attack: record.outcomes.hits / record.outcomes.n for record in results}
+    assert shares[None] >= 0.97
+    assert shares["strong"] >= 0.85

@@ -78,7 +78,7 @@ class _Sealed:
 @check(
     "attack",
     "public-target",
-    meaning="The attack asks its target through classes, logits, labels, loss_gradient and select alone.",
+    meaning="The attack asks its target through the methods of contracts.Target alone.",
     catches="target._pipeline.classifier: past the access level, and past the count of passes.",
     remedy="Replace what reaches inside by the methods of `request.target`, and tests of its type or its attributes "
     "by what the spec declares in `needs`. A library that wants an `nn.Module` is handed `TargetModule(request)`.",
