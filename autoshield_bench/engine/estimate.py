@@ -15,6 +15,7 @@ from autoshield_bench.plan import Cell, Plan
 from autoshield_bench.registry import speaking_for
 from autoshield_bench.store import ArtifactStore
 from autoshield_bench.suite_check import LoadedSuite
+from autoshield_bench.verdicts import SHARE_OF_COST, Level
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,17 @@ class Work:
     jobs: tuple[Job, ...]
     seconds: float | None
     """None where no earlier run on this machine tells how fast it is."""
+    level: Level
+    """How much evidence comes on top."""
 
     def summary(self) -> str:
         """Return the estimate in one phrase."""
         waiting = [job for job in self.jobs if not job.cached]
         passes = sum(job.passes or 0 for job in waiting)
+        more = f", and up to {SHARE_OF_COST[self.level]:.0%} of the attacks for evidence" if self.level != "off" else ""
         if self.seconds is None:
-            return f"about {passes:,} image-passes to do; no earlier run here tells how long they take"
-        return f"about {passes:,} image-passes and {self.seconds:.0f} s to do, at the speed of earlier runs here"
+            return f"about {passes:,} image-passes to do{more}; no earlier run here tells how long they take"
+        return f"about {passes:,} image-passes and {self.seconds:.0f} s to do at the speed of earlier runs here{more}"
 
 
 def estimate(plan: Plan, cells: Sequence[Cell], loaded: LoadedSuite, store: ArtifactStore, directory: Path) -> Work:
@@ -74,7 +78,7 @@ def estimate(plan: Plan, cells: Sequence[Cell], loaded: LoadedSuite, store: Arti
     known = all(job.stage in rates for job in waiting if job.stage != "score")
     # Scoring is a forward pass or two beside the attack's hundreds: counted, but not timed where no run has told.
     seconds = sum((job.passes or 0) * rates.get(job.stage, 0.0) for job in waiting) if known else None
-    return Work(planned, tuple(jobs.values()), seconds)
+    return Work(planned, tuple(jobs.values()), seconds, plan.level)
 
 
 def _needs(cell: Cell, loaded: LoadedSuite, fitting: int) -> Iterator[tuple[str, str, str, int | None]]:
