@@ -275,19 +275,21 @@ def held_out(case: Case) -> Verdict:
     if min(len(known), len(fresh)) < 30:
         return _poor("held-out", f"{min(len(known), len(fresh))} images")
     moved = Images(_shifted(fresh.images), fresh.labels, fresh.indices + (1 << 30))
-    standing = {}
+    standing, clean = {}, {}
     for name, own in (("test", known), ("fresh", fresh), ("shifted", moved)):
         right = ~case.fallen(own.images, own, "held-out clean")
+        clean[name] = int(right.sum())
         broken = torch.ones(len(own), dtype=torch.bool)
         if bool(right.any()):
             broken[right] = _strike(case, own.at(right), f"held-out {name}", steps=_STEPS // 2)
         standing[name] = int((~broken).sum())
     # What a shift by a pixel costs the undefended classifier itself is no sign of memory.
     loss = max(0.0, _clean(case, fresh) - _clean(case, moved))
-    low = clopper_pearson(standing["test"], len(known), confidence=0.98)[0]
-    high = clopper_pearson(standing["fresh"], len(fresh), confidence=0.98)[1]
-    high_moved = clopper_pearson(standing["shifted"], len(moved), confidence=0.98)[1]
-    failed = low > high or low > high_moved + loss + _SHIFT_MAY_COST
+    failed = any(
+        _above(own["test"], len(known), own["fresh"], len(fresh))
+        or _above(own["test"], len(known), own["shifted"], len(moved), loss + _SHIFT_MAY_COST)
+        for own in (standing, clean)
+    )
     shares = {
         "test": standing["test"] / len(known),
         "fresh": standing["fresh"] / len(fresh),
@@ -302,6 +304,12 @@ def held_out(case: Case) -> Verdict:
 
 _HELD = 200
 _SHIFT_MAY_COST = 0.1
+
+
+def _above(one: int, of: int, other: int, of_other: int, room: float = 0.0) -> bool:
+    """Return whether a share lies above another by more than ``room``, both ends of their intervals granted."""
+    low, high = clopper_pearson(one, of, confidence=0.98)[0], clopper_pearson(other, of_other, confidence=0.98)[1]
+    return low > high + room
 
 
 def _clean(case: Case, images: Images) -> float:
