@@ -4,3 +4,6 @@ import os
 
 # Before torch is loaded: threads that wait must not spin, or tests crawl on a machine that does anything else.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One process per core: more threads would fight.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")

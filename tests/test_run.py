@@ -132,7 +132,7 @@ def base(tmp_path_factory):
     """One finished run of everything built in, which several tests look at and none changes."""
     folder = tmp_path_factory.mktemp("base")
     path = suite(folder, AUTOENCODER, STACKED, FGSM, PGD, SSIM, '[[metrics]]\nuse = "psnr"\n')
-    results, watch = go(path, folder)
+    results, watch = go(path, folder, evidence="fast")
     return Done(folder, path, results, watch)
 
 
@@ -159,8 +159,10 @@ def test_every_cell_is_there_and_well(base):
 
 def test_results_lie_where_the_design_says(base):
     results = base.home
-    assert {path.name for path in results.iterdir()} == {"plan.json", "cells", "samples", "env", "journal", "derived"}
-    assert {path.name for path in (results / "cells").iterdir()} == {"none", "autoencoder", "stacked-autoencoder"}
+    below = {"cells", "evidence", "samples", "env", "journal", "derived"}
+    assert {path.name for path in results.iterdir()} == {"plan.json"} | below
+    for judged in ("cells", "evidence"):
+        assert {path.name for path in (results / judged).iterdir()} == {"none", "autoencoder", "stacked-autoencoder"}
     assert {path.name for path in (results / "derived").iterdir()} == {"leaderboard.md", "leaderboard.json"}
     assert len(list((results / "journal").iterdir())) == 1
     assert len(list((results / "env").iterdir())) == 1
@@ -168,7 +170,7 @@ def test_results_lie_where_the_design_says(base):
 
 
 def test_records_name_no_path_and_no_time(base):
-    for data in (files(base.home) | files(base.home, "env")).values():
+    for data in (files(base.home) | files(base.home, "env") | files(base.home, "evidence")).values():
         assert str(base.folder).encode() not in data
         assert b"seconds" not in data
 
@@ -248,7 +250,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process_and_place(base, t
         AGAIN, base.suite, elsewhere / "r", elsewhere / "c", LIMIT, cwd=elsewhere, PYTHONHASHSEED="4", TZ="Asia/Tokyo"
     )
     assert done.returncode == 0, done.stderr
-    for below in ("cells", "env", "samples", "derived"):
+    for below in ("cells", "env", "evidence", "samples", "derived"):
         assert files(home(elsewhere, "r"), below) == files(base.home, below)
     assert (home(elsewhere, "r") / "plan.json").read_bytes() == (base.home / "plan.json").read_bytes()
 
@@ -321,7 +323,7 @@ def test_the_first_of_two_autoencoders_is_the_single_one(base):
 
 def test_force_computes_everything_again_once(copy):
     before = files(copy.home)
-    _results, watch = go(copy.suite, copy.folder, force=True)
+    _results, watch = go(copy.suite, copy.folder, force=True, evidence="fast")
     assert sorted(watch.stages) == sorted(copy.watch.stages)
     assert files(copy.home) == before
 
@@ -899,7 +901,7 @@ def test_damaged_artifacts_are_built_again_to_the_same_bytes(copy):
             path.write_bytes(path.read_bytes()[:-1])
     for path in copy.home.glob("cells/*/*.json"):
         path.unlink()
-    results, watch = go(copy.suite, copy.folder)
+    results, watch = go(copy.suite, copy.folder, evidence="fast")
     assert sorted(watch.stages) == sorted(copy.watch.stages)
     assert files(copy.home) == before
     assert results.failed == ()
