@@ -200,52 +200,66 @@ def black_box(case: Case) -> Verdict:
     for cell in case.well(case.attacked):
         if cell.id.access != "white-box":
             told |= standing & ~case.stands(cell) & case.outcomes(cell).evaluated
-    n = common.bit_count()
-    escaped = told.bit_count()
-    asked = case.test(case.standing & standing)
+    survivors = case.test(case.standing & standing)
     cost = 2 * (_STEPS + 1) + _QUERIES * case.forward + 2 * case.scoring
-    images = case.sample(asked, affordable(case, "black-box", cost), "black-box")
-    fallen = torch.zeros(len(images), dtype=torch.bool)
-    if len(images):
-        bare = case.crafting("pgd", {"loss": "margin", "steps": _STEPS}, bare=True)
-        fallen |= case.fallen(case.attack(bare, images, "transfer"), images, "transfer")
-        square = case.crafting("square", {"queries": _QUERIES}, routes=case.routes[:1])
-        left = images.at(~fallen)
-        if len(left):
-            hit = case.fallen(case.attack(square, left, "square"), left, "square")
-            fallen[(~fallen).nonzero()[:, 0][hit]] = True
-    first = escaped, int(fallen.sum())
-    if _too_many(escaped, n) or _too_many(int(fallen.sum()), len(images), len(asked), n):
+    images = case.sample(survivors, affordable(case, "black-box", cost), "black-box")
+    fallen = images.at(_knowing_less(case, images)) if len(images) else images
+    n, first = common.bit_count(), (told.bit_count(), len(fallen))
+
+    def too_many(escaped: int, broken: int) -> bool:
+        share = len(survivors) / n if n else 0.0
+        return _shown(escaped, n, 1.0) > _ESCAPE or _shown(broken, len(images), share) > _ESCAPE
+
+    count = first
+    if too_many(*first):
         # Had the white-box attack found them with more restarts, it was not blind to them.
-        old, new = case.test(told), images.at(fallen)
-        room = affordable(case, "black-box", 1) // max(_pay(case, _STEPS, 2), 1)
-        if room >= 5:
-            old, new = case.sample(old, room // 2, "told"), case.sample(new, room // 2, "told")
-            escaped -= _found(case, old, "black-box told", told.bit_count())
-            fallen_now = int(fallen.sum()) - _found(case, new, "black-box new", int(fallen.sum()))
-        else:
-            fallen_now = int(fallen.sum())
-    else:
-        fallen_now = int(fallen.sum())
-    failed = _too_many(escaped, n) or _too_many(fallen_now, len(images), len(asked), n)
+        room = affordable(case, "black-box", _pay(case, _STEPS, 2)) // 2
+        old, new = case.sample(case.test(told), room, "told"), case.sample(fallen, room, "fallen")
+        count = (
+            first[0] - _found(case, old, "black-box told", first[0]),
+            first[1] - _found(case, new, "black-box fallen", first[1]),
+        )
     text = (
-        f"less knowing attacks of the suite break {escaped} of {n} images that white-box ones left standing, and "
-        f"transferred examples and {_QUERIES} queries of Square break {fallen_now} of {len(images)} asked"
+        f"less knowing attacks of the suite break {count[0]} of {n} images that white-box ones left standing, and "
+        f"transferred examples and {_QUERIES} queries of Square break {count[1]} of {len(images)} asked"
     )
-    if (escaped, fallen_now) != first:
+    if count != first:
         text += f" ({first[0]} and {first[1]} before the white-box attack was given more restarts)"
-    ruling = "fail" if failed else "pass" if len(images) >= min(len(asked), _ENOUGH // 2) else "unproven"
-    if ruling == "unproven":
-        return _poor("black-box", f"{len(images)} of {len(asked)} survivors")
+    failed = too_many(*count)
+    if not failed and len(images) < min(len(survivors), _ENOUGH // 2):
+        return _poor("black-box", f"{len(images)} of {len(survivors)} survivors")
     return Verdict(
         check="black-box",
         ruling="fail" if failed else "pass",
         text=text,
-        numbers={"escaped": escaped, "images": n, "fallen": fallen_now, "asked": len(images), "survivors": len(asked)},
+        numbers={
+            "escaped": count[0],
+            "images": n,
+            "fallen": count[1],
+            "asked": len(images),
+            "survivors": len(survivors),
+        },
     )
 
 
 _QUERIES = 100
+_ESCAPE = 0.002
+
+
+def _knowing_less(case: Case, images: Images) -> Tensor:
+    """Return which of the images fall to examples made on the bare classifier, or to queries alone."""
+    bare = case.crafting("pgd", {"loss": "margin", "steps": _STEPS}, bare=True)
+    fallen = case.fallen(case.attack(bare, images, "transfer"), images, "transfer")
+    left = images.at(~fallen)
+    if len(left):
+        square = case.crafting("square", {"queries": _QUERIES}, routes=case.routes[:1])
+        fallen[~fallen] = case.fallen(case.attack(square, left, "square"), left, "square")
+    return fallen
+
+
+def _shown(count: int, asked: int, share: float) -> float:
+    """Return the share of all images that a count shows at 99 %, where those asked stand for a ``share`` of them."""
+    return clopper_pearson(count, asked, confidence=0.98)[0] * share if asked else 0.0
 
 
 def _found(case: Case, images: Images, purpose: str, of: int) -> int:
@@ -253,13 +267,6 @@ def _found(case: Case, images: Images, purpose: str, of: int) -> int:
     if not len(images):
         return 0
     return round(of * float(_strike(case, images, purpose, steps=_STEPS, restarts=2).float().mean()))
-
-
-def _too_many(count: int, asked: int, survivors: int | None = None, n: int | None = None) -> bool:
-    if not asked:
-        return False
-    share = 1.0 if survivors is None or not n else survivors / n
-    return clopper_pearson(count, asked, confidence=0.98)[0] * share > 0.002
 
 
 # -- held-out -------------------------------------------------------------------------------------------------------
