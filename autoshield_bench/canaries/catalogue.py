@@ -33,8 +33,8 @@ class Canary:
     """The checks meant for it: at least one of them must fail. Empty for one that hides nothing but its scores: it need
     not be caught, but its worst case must be low."""
     differentiable: bool = True
-    trap: str = "naive"
-    """Name of the suite that it is run by; see ``trial``."""
+    suite: str = "naive"
+    """The suite of ``trial`` that it is run by."""
 
     def spec_name(self, strength: int) -> str:
         """Return the name of the plugin."""
@@ -70,7 +70,7 @@ class Sound:
 
     def entry(self) -> dict[str, Any]:
         """Return how a suite names it."""
-        return {"use": self.use, "params": dict(self.params)}
+        return {"use": self.use, "label": self.use, "params": dict(self.params)}
 
     def specs(self) -> Iterator[DefenseSpec]:
         """Yield what it declares to the harness, unless it is a built-in."""
@@ -150,7 +150,7 @@ CANARIES = (
         declares="differentiable",
         truth="nothing but the scores is any different, and they are made coarse",
         checks=(),
-        trap="fit",
+        suite="routes",
     ),
 )
 

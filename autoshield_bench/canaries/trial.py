@@ -1,15 +1,18 @@
 """The trial: every canary and every sound defense through the harness, as a user would run them, and what it said.
 
-Two suites share one classifier. The *naive* one attacks by plain PGD on the cross-entropy along the declared gradients,
-which is what a careless author does, and under which most canaries look like good defenses: it is the evidence that has
-to tell. The *fit* one takes every gradient route with a loss that no scale can flatten, and the attack on the bare
-classifier as well: under it a sound defense must pass, and one that merely hides its scores must fall.
+Three suites share one classifier. The *naive* one attacks by plain PGD on the cross-entropy along the declared
+gradients, which is what a careless author does, and under which most canaries look like good defenses: it is the
+evidence that has to tell. The *routes* one takes every gradient route, and the attack on the bare classifier as well:
+who merely hides scores must fall to it. The *fit* one attacks sound defenses as they should be, and they must pass.
 """
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,7 +21,6 @@ from typing import Any
 
 from autoshield_bench.canaries import manifest
 from autoshield_bench.canaries.catalogue import CANARIES, SOUND, STRENGTHS, Canary, Sound
-from autoshield_bench.engine.progress import Progress
 from autoshield_bench.engine.runner import run
 from autoshield_bench.errors import UsageError
 from autoshield_bench.registry import Registry
@@ -34,21 +36,29 @@ EPS = 0.2
 LOW = 0.1
 """Largest worst case that counts as low."""
 
+_GRAY: dict[str, Any] = {"use": "pgd", "access": ["gray-box"], "params": {"steps": 20}}
+
 _ATTACKS: dict[str, list[dict[str, Any]]] = {
     "naive": [{"use": "pgd", "access": ["white-box"], "params": {"steps": 20}}],
-    "fit": [
-        {"use": "pgd", "access": ["gray-box"], "params": {"steps": 20}},
+    "routes": [
+        _GRAY,
         {
             "use": "pgd",
-            "label": "pgd-margin",
+            "label": "pgd-routes",
             "access": ["white-box"],
-            "params": {"loss": "margin", "steps": 40, "restarts": 2},
+            "params": {"loss": "margin", "steps": 20},
             "paths": "all",
             "stop_on_success": True,
-            "eot": 4,
         },
     ],
+    "fit": [
+        _GRAY,
+        {"use": "apgd", "access": ["white-box"], "params": {"loss": "margin", "steps": 40, "restarts": 2}, "eot": 4},
+    ],
 }
+
+_AT_ONCE = 4
+"""Defenses that a worker takes at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,68 +156,117 @@ class Report:
         }
 
 
-def hold(pattern: str | None = None, *, progress: Progress | None = None, threads: int | None = None) -> Report:
+def hold(
+    pattern: str | None = None, *, workers: int = 2, tell: Callable[[Finding], None] = lambda _finding: None
+) -> Report:
     """Run the trial, or of it the defenses whose label (``quantiser-2``, ``blur``) matches a shell pattern.
 
-    Everything is made afresh in a temporary directory. Raises UsageError where nothing matches.
+    Everything is made afresh in a temporary directory, by ``workers`` processes of one thread each (with one: in this
+    process); ``tell`` hears of each defense as soon as it is judged. Raises UsageError where nothing matches.
     """
     began = time.perf_counter()
-    chosen = [own for own in _everything() if pattern is None or fnmatchcase(own[2]["label"], pattern)]
-    if not chosen:
-        known = ", ".join(own[2]["label"] for own in _everything())
-        raise UsageError(f"--only {pattern!r} matches none of {known}")
-    registry = Registry.discover([manifest])
+    labels = [own.label for own in _everything() if pattern is None or fnmatchcase(own.label, pattern)]
+    if not labels:
+        raise UsageError(f"--only {pattern!r} matches none of {', '.join(own.label for own in _everything())}")
     found: dict[str, Finding] = {}
-    with TemporaryDirectory(prefix="aubench-canaries-") as folder:
-        for name, attacks in _ATTACKS.items():
-            own = [(who, strength, entry) for who, strength, entry in chosen if _suite_of(who) == name]
-            if not own:
-                continue
-            document = suite(name, [entry for _, _, entry in own], attacks)
-            loaded = check_suite(SuiteDocument.from_dict(document), registry, Path(folder))
-            results = run(
-                loaded,
-                results_dir=Path(folder) / "results",
-                cache_dir=Path(folder) / "cache",
-                device="cpu",
-                progress=progress,
-                threads=threads,
-            )
-            for who, strength, entry in own:
-                found[entry["label"]] = _finding(who, strength, entry["label"], results)
-    return Report(findings=tuple(found[entry["label"]] for _, _, entry in chosen), seconds=time.perf_counter() - began)
+    with TemporaryDirectory(prefix="aubench-canaries-", ignore_cleanup_errors=True) as folder:
+        for findings in _spread(_parts(labels), folder, workers):
+            for own in findings:
+                found[own.label] = own
+                tell(own)
+    return Report(findings=tuple(found[label] for label in labels), seconds=time.perf_counter() - began)
 
 
-def suite(name: str, defenses: Sequence[dict[str, Any]], attacks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _spread(parts: Sequence[tuple[str, ...]], folder: str, workers: int) -> Iterator[tuple[Finding, ...]]:
+    if workers == 1 or len(parts) == 1:
+        for part in parts:
+            yield judged(part, folder)
+        return
+    # Spawned, not forked: a forked child of a process that has used OpenMP may hang.
+    pool = ProcessPoolExecutor(min(workers, len(parts)), mp_context=multiprocessing.get_context("spawn"))
+    try:
+        for done in as_completed([pool.submit(judged, part, folder) for part in parts]):
+            yield done.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _parts(labels: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the labels in groups of one suite each, those that take longest first."""
+    parts = []
+    for name in reversed(_ATTACKS):
+        own = [each.label for each in _everything() if each.suite == name and each.label in labels]
+        parts += [tuple(own[start : start + _AT_ONCE]) for start in range(0, len(own), _AT_ONCE)]
+    return parts
+
+
+def judged(labels: Sequence[str], folder: str) -> tuple[Finding, ...]:
+    """Run some defenses of one suite; networks are kept below ``folder``, where others find them."""
+    chosen = [own for own in _everything() if own.label in labels]
+    document = suite(chosen[0].suite, labels[0], [own.entry for own in chosen])
+    results = run(
+        check_suite(SuiteDocument.from_dict(document), _registry(), Path(folder)),
+        results_dir=Path(folder) / "results",
+        cache_dir=Path(folder) / "cache",
+        device="cpu",
+        threads=1,
+        evidence="full",
+    )
+    return tuple(_finding(own, results) for own in chosen)
+
+
+def suite(attacks: str, part: str, defenses: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return a suite as its file would hold it."""
     return {
         "schema": 1,
-        "name": f"canaries-{name}",
+        "name": f"canaries-{attacks}-{part}",
         "dataset": {"use": "canary-digits"},
         "model": {"use": "small-cnn", "params": {"features": 12, "epochs": 20}},
         "threats": [{"norm": "linf", "eps": [EPS]}],
         "defenses": list(defenses),
-        "attacks": list(attacks),
+        "attacks": _ATTACKS[attacks],
     }
 
 
-def _everything() -> list[tuple[Canary | Sound, int | None, dict[str, Any]]]:
-    canaries = [(own, strength, own.entry(strength)) for own in CANARIES for strength in STRENGTHS]
-    return [*canaries, *((own, None, {**own.entry(), "label": own.use}) for own in SOUND)]
+@functools.cache
+def _registry() -> Registry:
+    return Registry.discover([manifest])
 
 
-def _suite_of(who: Canary | Sound) -> str:
-    return who.trap if isinstance(who, Canary) else "fit"
+@dataclass(frozen=True)
+class _Candidate:
+    who: Canary | Sound
+    strength: int | None
+
+    @property
+    def suite(self) -> str:
+        return self.who.suite if isinstance(self.who, Canary) else "fit"
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        return self.who.entry(self.strength or 0) if isinstance(self.who, Canary) else self.who.entry()
+
+    @property
+    def label(self) -> str:
+        return str(self.entry["label"])
 
 
-def _finding(who: Canary | Sound, strength: int | None, label: str, results: ResultSet) -> Finding:
-    records = [own for own in results if own.cell.defense == label]
+def _everything() -> list[_Candidate]:
+    return [
+        *(_Candidate(own, strength) for own in CANARIES for strength in STRENGTHS),
+        *(_Candidate(own, None) for own in SOUND),
+    ]
+
+
+def _finding(own: _Candidate, results: ResultSet) -> Finding:
+    records = [record for record in results if record.cell.defense == own.label]
     score, _gap = worst_case(records)
+    found = [each for each in results.evidence if each.where.defense == own.label]
     return Finding(
-        name=who.name if isinstance(who, Canary) else who.use,
-        strength=strength,
-        expected=who.checks if isinstance(who, Canary) else (),
-        verdicts=tuple(verdict for own in results.evidence if own.where.defense == label for verdict in own.verdicts),
-        worst_case=None if score is None or any(own.error for own in records) else score.share,
-        errors=tuple(own.error for own in records if own.error),
+        name=own.who.name if isinstance(own.who, Canary) else own.who.use,
+        strength=own.strength,
+        expected=own.who.checks if isinstance(own.who, Canary) else (),
+        verdicts=tuple(verdict for each in found for verdict in each.verdicts),
+        worst_case=None if score is None or any(record.error for record in records) else score.share,
+        errors=tuple(record.error for record in records if record.error),
     )

@@ -24,7 +24,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "is not let pass.",
     )
     parser.add_argument("--only", metavar="PATTERN", help="only defenses whose name matches, such as 'quantiser-*'")
-    parser.add_argument("--threads", type=int, metavar="N", default=1, help="threads of attacks (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", default=2, help="processes of one thread each (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.set_defaults(handler=run)
@@ -33,14 +35,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(arguments: argparse.Namespace) -> int:
     """Hold the trial and print what became of each defense; return 1 where one was misjudged."""
     from autoshield_bench.cli.process import prepare_process
-    from autoshield_bench.cli.progress import watcher
     from autoshield_bench.cli.warnings import show_log
+    from autoshield_bench.errors import UsageError
 
+    if not 1 <= arguments.workers <= 64:
+        raise UsageError(f"--workers: {arguments.workers} is not between 1 and 64")
     show_log()
-    prepare_process()
+    prepare_process()  # before torch is loaded
     from autoshield_bench.canaries.trial import hold
 
-    report = hold(arguments.only, progress=watcher(quiet=arguments.quiet), threads=arguments.threads)
+    def tell(own: Finding) -> None:
+        if not arguments.quiet:
+            sys.stderr.write(f"{own.label}: {own.ruling}\n")
+            sys.stderr.flush()
+
+    report = hold(arguments.only, workers=arguments.workers, tell=tell)
     if arguments.json:
         json.dump(report.to_json(), sys.stdout, indent=2, allow_nan=False)
         sys.stdout.write("\n")
