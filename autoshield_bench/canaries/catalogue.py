@@ -13,7 +13,7 @@ from autoshield_bench.contracts import DefenseSpec
 
 _HERE = "autoshield_bench.canaries"
 
-_AUTOENCODER = {"epochs": 12, "width": 8, "learning_rate": 0.01}
+_AUTOENCODER = {"epochs": 12, "width": 8, "learning_rate": 0.005, "noise": "gaussian", "noise_level": [0.05, 0.3]}
 
 STRENGTHS = {1: "mild", 2: "plain", 3: "gross"}
 
@@ -67,6 +67,8 @@ class Sound:
     params: Mapping[str, Any] = field(default_factory=dict)
     declares: Mapping[str, Any] = field(default_factory=dict)
     """Fields of its spec."""
+    suite: str = "fit"
+    """The suite of ``trial`` that it is run by."""
 
     def entry(self) -> dict[str, Any]:
         """Return how a suite names it."""
@@ -160,6 +162,7 @@ SOUND = (
         what="the classifier, trained on its own adversarial images",
         factory="sound:AdversariallyTrained",
         declares={"needs_classifier": True, "trained_on": "attacks"},
+        suite="targeted",
     ),
     Sound(use="blur", what="a Gaussian blur", factory="sound:Blur"),
     Sound(

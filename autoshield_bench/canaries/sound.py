@@ -35,7 +35,15 @@ class AdversariallyTrained(Defense):
     _state: Mapping[str, Tensor] | None = field(default=None, init=False, repr=False)
 
     def fit(self, request: FitRequest) -> None:
-        """Train a copy of the classifier."""
+        """Train a copy of the classifier, by one thread: its steps are so small that two would wait for each other."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            self._train(request)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _train(self, request: FitRequest) -> None:
         if request.classifier is None:
             raise ValueError("it needs the trained classifier")
         network = copy.deepcopy(request.classifier).requires_grad_()
