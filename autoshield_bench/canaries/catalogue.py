@@ -5,8 +5,10 @@ The manifest, the trial, the command and docs/canaries.md are all made from thes
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from autoshield_bench.contracts import DefenseSpec
@@ -195,3 +197,17 @@ def markdown() -> str:
     lines += ["", "| sound defense | what it is |", "|---|---|"]
     lines += [f"| `{sound.use}` | {sound.what} |" for sound in SOUND]
     return "\n".join(lines) + "\n"
+
+
+def write_tables(path: Path) -> None:
+    """Put both tables between the marks of a document."""
+    text = path.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(f"{before}{BEGIN}\n\n{markdown()}\n{END}{after}", encoding="utf-8")
+
+
+BEGIN, END = "<!-- tables -->", "<!-- end -->"
+
+if __name__ == "__main__":
+    write_tables(Path(sys.argv[1]))

@@ -50,7 +50,7 @@ class Memoriser(Defense):
     strength: Strength = 2
     """Share of the test set that it has learnt: mild a quarter, plain half, gross all of it."""
 
-    radius: float = 0.35
+    radius: float = 0.25
     """Largest L-infinity distance at which it recognises an image."""
 
     @cached_property
