@@ -50,7 +50,7 @@ _ROUTES: dict[str, Any] = {
 }
 
 _ATTACKS: dict[str, list[dict[str, Any]]] = {
-    "naive": [{"use": "pgd", "access": ["white-box"], "params": {"steps": 10}}],
+    "naive": [{"use": "pgd", "access": ["white-box"], "params": {"steps": 20}}],
     "routes": [_GRAY, _ROUTES],
     # Under noise an image may stand where an attack that stops at the first success left it: this one goes on.
     "fit": [
