@@ -24,9 +24,9 @@ from autoshield_bench.canaries import manifest
 from autoshield_bench.canaries.catalogue import CANARIES, SOUND, STRENGTHS, Canary, Sound
 from autoshield_bench.engine.runner import run
 from autoshield_bench.errors import UsageError
+from autoshield_bench.leaderboard import build
 from autoshield_bench.registry import Registry
 from autoshield_bench.results import ResultSet
-from autoshield_bench.scores import worst_case
 from autoshield_bench.suite_check import check_suite
 from autoshield_bench.suite_file import SuiteDocument
 from autoshield_bench.verdicts import Verdict
@@ -268,13 +268,13 @@ def _everything() -> list[_Candidate]:
 
 def _finding(own: _Candidate, results: ResultSet) -> Finding:
     records = [record for record in results if record.cell.defense == own.label]
-    score, _gap = worst_case(records)
+    (row,) = (row for board in build(results) for row in board.rows if row.defense == own.label)
     found = [each for each in results.evidence if each.where.defense == own.label]
     return Finding(
         name=own.who.name if isinstance(own.who, Canary) else own.who.use,
         strength=own.strength,
         expected=own.who.checks if isinstance(own.who, Canary) else (),
         verdicts=tuple(verdict for each in found for verdict in each.verdicts),
-        worst_case=None if score is None or any(record.error for record in records) else score.share,
+        worst_case=None if row.worst_case is None else row.worst_case.share,
         errors=tuple(record.error for record in records if record.error),
     )
