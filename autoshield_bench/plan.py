@@ -433,7 +433,8 @@ class _Planner:
         eot = entry.eot if stochastic and access != "black-box" else 1
         queries = entry.queries or DEFAULT_QUERIES if access == "black-box" else None
         spec = cast("AttackSpec", use.plugin.spec)
-        stop = (entry.stop_on_success or spec.cascade) and access in SCORED_WHERE_MADE
+        # A stochastic pipeline is misled now and then by accident: what left at the first accident would stand later.
+        stop = (entry.stop_on_success or spec.cascade) and access in SCORED_WHERE_MADE and not stochastic
         links = [stage.link for stage in seen]
         every = entry.paths == "all" or (entry.paths is None and spec.cascade)
         adaptive = every and access == "white-box" and takes_routes(spec) and entry.goal == "untargeted"

@@ -190,7 +190,8 @@ class AttackUse(_Labelled):
     """Queries per image under black-box access; None: ``DEFAULT_QUERIES``."""
 
     stop_on_success: bool = False
-    """True: the attack may leave an image alone once it has fallen; under white-box and black-box access alone."""
+    """True: the attack may leave an image alone once it has fallen; under white-box and black-box access alone, and
+    never where a stage is stochastic."""
 
     paths: Literal["declared", "all"] | None = None
     """``all``: under white-box access every gradient route through a chain, each survivor of one going to the next.

@@ -83,7 +83,7 @@ def unbounded(case: Case) -> Verdict:
     # Nearly every image falls within a few steps, and leaves.
     images = case.sample(standing, min(64, affordable(case, "unbounded", case.unit * (steps // 2))), "unbounded")
     if len(images) < 5:
-        return _poor("unbounded", f"{len(images)} images")
+        return _poor(case, "unbounded", f"{len(images)} images")
     left = images
     for number, loss in enumerate(("margin", "cross-entropy", "margin")):
         params: dict[str, Any] = {"loss": loss, "steps": steps, "restarts": 1 + number}
@@ -164,7 +164,7 @@ def converged(case: Case) -> Verdict:
         cost = _pay(case, steps, 2)
         images = case.sample(survivors, affordable(case, "converged", cost), "converged")
     if len(images) < min(len(survivors), _ENOUGH):
-        return _poor("converged", f"{len(images)} of {len(survivors)} survivors")
+        return _poor(case, "converged", f"{len(images)} of {len(survivors)} survivors")
     fallen = int(_strike(case, images, "converged", steps=steps, restarts=2).sum())
     low, high = (bound * len(survivors) / n for bound in clopper_pearson(fallen, len(images), confidence=0.98))
     more = fallen / len(images) * len(survivors) / n
@@ -227,7 +227,7 @@ def black_box(case: Case) -> Verdict:
         text += f" ({first[0]} and {first[1]} before the white-box attack was given more restarts)"
     failed = too_many(*count)
     if not failed and len(images) < min(len(survivors), _ENOUGH // 2):
-        return _poor("black-box", f"{len(images)} of {len(survivors)} survivors")
+        return _poor(case, "black-box", f"{len(images)} of {len(survivors)} survivors")
     return Verdict(
         check="black-box",
         ruling="fail" if failed else "pass",
@@ -279,8 +279,12 @@ def held_out(case: Case) -> Verdict:
     fresh = Images(images, labels, torch.arange(len(labels)) + (1 << 30))
     known = case.sample(case.test(case.evaluated), min(most, _HELD), "held-out")
     fresh = case.sample(fresh, min(most, _HELD), "held-out")
-    if min(len(known), len(fresh)) < 30:
-        return _poor("held-out", f"{min(len(known), len(fresh))} images")
+    n = case.evaluated.bit_count()
+    if clopper_pearson(case.standing.bit_count(), n, confidence=0.98)[1] < _NEXT_TO_NOTHING:
+        text = f"{case.standing.bit_count()} of {n} images stand: there is no robustness that memory could explain"
+        return Verdict(check="held-out", ruling="not applicable", text=text, numbers={})
+    if min(len(known), len(fresh)) < min(_FEWEST_HELD, len(labels)):
+        return _poor(case, "held-out", f"{min(len(known), len(fresh))} images")
     moved = Images(_shifted(fresh.images), fresh.labels, fresh.indices + (1 << 30))
     standing, clean = {}, {}
     for name, own in (("test", known), ("fresh", fresh), ("shifted", moved)):
@@ -310,6 +314,8 @@ def held_out(case: Case) -> Verdict:
 
 
 _HELD = 200
+_FEWEST_HELD = 100
+_NEXT_TO_NOTHING = 0.05
 _SHIFT_MAY_COST = 0.1
 
 
@@ -333,8 +339,9 @@ def _shifted(images: Tensor) -> Tensor:
 # -- shared ---------------------------------------------------------------------------------------------------------
 
 
-def _poor(check: str, what: str) -> Verdict:
-    text = f"this level of evidence buys {what} only, since the attacks that it judges are cheap; --evidence full"
+def _poor(case: Case, check: str, what: str) -> Verdict:
+    more = "attack more images" if case.level == "full" else "take --evidence full, or attack more images"
+    text = f"its share of what the attacks cost buys {what} only; {more}"
     return Verdict(check=check, ruling="unproven", text=text, numbers={})
 
 

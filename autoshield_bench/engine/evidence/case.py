@@ -24,6 +24,7 @@ from autoshield_bench.results import CellRecord
 from autoshield_bench.routes import Route, declared_route
 from autoshield_bench.seeding import ImageRandom, derive_seed, global_seed
 from autoshield_bench.statistics import clopper_pearson
+from autoshield_bench.verdicts import SHARE_OF_COST, Level
 
 DRAWS = 20
 """Draws by which a stochastic defense is judged wherever an image counts as fallen."""
@@ -48,12 +49,15 @@ class Images:
 class Case:
     """What the checks see."""
 
-    def __init__(self, plan: EvidencePlan, records: Mapping[str, CellRecord], workshop: Workshop, budget: int) -> None:
+    def __init__(
+        self, plan: EvidencePlan, records: Mapping[str, CellRecord], workshop: Workshop, level: Level, judged: int
+    ) -> None:
         self.plan = plan
+        self.level = level
         self.workshop = workshop
         self.records = records
         self.counter = PassCounter()
-        self.budget = budget
+        self.budget = int(judged * SHARE_OF_COST[level])
         self.clean = plan.cells[0]
         self.attacked = [cell for cell in plan.cells if cell.attack is not None]
         self.white = [cell for cell in self.attacked if cell.id.access == "white-box"]
@@ -216,7 +220,7 @@ class Case:
             goal="untargeted",
             eot=self.eot,
             queries=None,
-            stop_on_success=not bare,
+            stop_on_success=not bare and not self.pipeline.stochastic,
             key=f"evidence {self.plan.key} {attack}",
         )
         networks = dataclasses.replace(self.networks, stages=()) if bare else self.networks

@@ -12,7 +12,7 @@ from autoshield_bench.errors import CheckpointError, StoreError, WriteError
 from autoshield_bench.plan import EvidencePlan
 from autoshield_bench.results import CellRecord, cell_path, read_record
 from autoshield_bench.seeding import global_seed
-from autoshield_bench.verdicts import SHARE_OF_COST, EvidenceRecord, Level, Verdict
+from autoshield_bench.verdicts import EvidenceRecord, Level, Verdict
 
 CHECKS = (
     "valid",
@@ -36,7 +36,7 @@ def judge(plan: EvidencePlan, level: Level, workshop: Workshop, directory: Path,
     records = _records(plan, directory)
     spent = [sum(_passes(records[cell.key])) for cell in plan.cells if cell.key in records]
     judged = sum(spent)
-    case = Case(plan, records, workshop, int(judged * SHARE_OF_COST[level]))
+    case = Case(plan, records, workshop, level, judged)
     workshop.progress.stage(f"evidence on {plan.id}", len(CHECKS))
     found: dict[str, Verdict] = {}
 
