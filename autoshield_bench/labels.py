@@ -110,6 +110,8 @@ def remarks_of(records: Sequence[CellRecord]) -> Iterator[str]:
             yield f"{column} finds the nearest adversarial point; an image falls where that lies within eps."
         if isinstance(facts.get("queries"), int):
             yield f"{column} may ask for {facts['needs']} {facts['queries']:,} times per image."
+        if facts.get("eot_not_applicable") is True:
+            yield f"{column}: eot is not applicable to {record.cell.defense}, no stage of which is random."
         if facts.get("goal") == "targeted":
             yield f"{column} drives each image to one wrong class, drawn at random."
 

@@ -108,6 +108,8 @@ class AttackPlan:
     """Nominal false-positive rate whose thresholds it tries to stay under; None where it is aware of no detector."""
     goal: Goal
     eot: int
+    eot_idle: bool
+    """Whether the suite asks for ``eot`` where nothing that the attack sees is stochastic."""
     queries: int | None
     """Budget per image under black-box access."""
     stop_on_success: bool
@@ -460,7 +462,9 @@ class _Planner:
             images=images,
             seed=seed,
         )
-        return AttackPlan(use, access, threat, model, seen, routes, rate, entry.goal, eot, queries, stop, key)
+        asked = "eot" in entry.model_fields_set and entry.eot > 1
+        idle = asked and not stochastic and access in ("white-box", "transfer")
+        return AttackPlan(use, access, threat, model, seen, routes, rate, entry.goal, eot, idle, queries, stop, key)
 
     def _cell(
         self,

@@ -21,6 +21,7 @@ from autoshield_bench.engine.calibration import calibrate
 from autoshield_bench.engine.evidence.recorded import predictive_tail
 from autoshield_bench.errors import SuiteError
 from autoshield_bench.hookspecs import hookimpl
+from autoshield_bench.leaderboard import build
 from autoshield_bench.outcomes import Draws, Outcomes
 from autoshield_bench.results import CellRecord, ResultSet
 from autoshield_bench.routes import Link, all_routes, declared_route, enumerated
@@ -232,6 +233,16 @@ def test_a_deterministic_defense_is_scored_once(run_suite: Runner) -> None:
     record = one(run_suite(['use = "soften"'], [pgd("declared", steps=2)], limit=N), "*/clean/*")
     assert record.outcomes.draws is None
     assert record.passes["score"]["classifier"] == {"forward": N, "backward": 0}
+
+
+def test_draws_asked_for_where_nothing_is_random_are_said_to_mean_nothing(run_suite: Runner) -> None:
+    attack = 'use = "fgsm"\naccess = ["gray-box", "white-box"]\neot = 5'
+    results = run_suite(['use = "soften"', 'use = "noise"'], [attack], limit=10)
+    (board,) = build(results)
+    assert [line for line in board.remarks if "eot" in line] == [
+        "fgsm/white-box: eot is not applicable to soften, no stage of which is random."
+    ]
+    assert one(results, "*/noise/fgsm/white-box/*").facts["attack"]["eot"] == 5
 
 
 @pytest.mark.parametrize(

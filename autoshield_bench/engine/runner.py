@@ -393,6 +393,7 @@ def _facts(cell: Cell, routes: Mapping[str, Mapping[str, int]] | None = None) ->
             "goal": cell.attack.goal,
             "queries": cell.attack.queries,
             "stop_on_success": cell.attack.stop_on_success,
+            **({"eot_not_applicable": True} if cell.attack.eot_idle else {}),
             "made_on": {"model": cell.attack.model.key, "stages": [stage.key for stage in cell.attack.seen]},
         }
     return facts
