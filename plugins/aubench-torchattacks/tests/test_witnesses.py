@@ -8,9 +8,9 @@ import torchattacks
 from autoshield_bench.balls import distance
 from autoshield_bench.builtin.attacks.fgsm import FGSM as BuiltInFGSM
 from autoshield_bench.builtin.attacks.pgd import PGD as BuiltInPGD
+from autoshield_bench.margins import margins
 from autoshield_bench.seeding import global_seed
 from autoshield_bench.testing import World
-from autoshield_bench.testing.world import margins
 from requests_for import Asked, Counting, LogSoftmax, accuracy, fooled
 
 from aubench_torchattacks.apgd import APGD, APGDT
@@ -201,7 +201,7 @@ def test_for_an_image_that_stands_the_point_of_highest_loss_comes_back(case):
     stands = ~fooled(asked.network, ours, asked.labels)
     assert (ours != asked.images).flatten(1).any(1).all()
     with torch.no_grad():
-        before, after = (margins(asked.network(x), asked.labels)[stands] for x in (asked.images, ours))
+        before, after = (margins(asked.network(x).double(), asked.labels)[stands] for x in (asked.images, ours))
     assert (after > before).all()
 
 
@@ -341,7 +341,7 @@ def test_distances_on_a_linear_model_are_those_of_the_closed_form(name, norm, at
     gap = (model.weight[1] - model.weight[0]).detach()
     dual = gap.abs().sum() if norm == "linf" else gap.norm()
     with torch.no_grad():
-        shortest = -margins(model(images), asked.labels) / dual
+        shortest = -margins(model(images).double(), asked.labels) / dual
     lengths = distance(found, images, norm)
     assert (lengths >= shortest - 1e-6).all()
     assert float((lengths / shortest).median()) <= ratio
