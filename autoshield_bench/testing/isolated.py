@@ -153,9 +153,9 @@ def _watch(worker: _Worker, timeout: float) -> Iterator[tuple[Outcome | None, in
             said = worker.last_line()
             verdict, remedy = how + (f"; it last said: {said}" if said else ""), _ENDED_REMEDY
         elif event["event"] == "begin":
-            current, began, printed_before = event["check"], time.monotonic(), worker.printed_bytes()
+            current, began, printed_before = event["check"], time.monotonic(), event["printed"]
         elif event["event"] == "end":
-            yield _outcome(event), printed
+            yield _outcome(event), event["printed"] - printed_before
             current, began = "", time.monotonic()
         elif event["event"] == "unusable":
             raise PluginError(event["message"])

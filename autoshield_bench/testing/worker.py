@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ def main() -> None:
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe:
 
         def say(**event: Any) -> None:
-            pipe.write(json.dumps(event) + "\n")
+            # Counted here: by the time the other process looks, a check that has begun may have printed already.
+            printed = 0
+            with suppress(Exception):  # a plugin may have closed or replaced what it prints to
+                sys.stdout.flush()
+                printed = os.fstat(1).st_size
+            pipe.write(json.dumps({**event, "printed": printed}) + "\n")
             pipe.flush()
 
         from autoshield_bench.errors import AubenchError
