@@ -29,11 +29,12 @@ def labels_of(
     labels = []
     found = [record for own in well.values() for record in own]
     if worst is not None:
-        # A strong attack that cannot see the defense says nothing about how low the number can fall.
+        # A strong attack that cannot see the defense says nothing about how low the number can fall, nor does one that
+        # knows of no detector about the joint game.
         strong = {
             record.cell.seed
             for record in found
-            if record.strong and record.cell.access == "white-box" and takes_part(record.cell.fpr, rate)
+            if record.strong and record.cell.access == "white-box" and record.cell.fpr == rate
         }
         if strong != set(worst.seeds):
             labels.append("upper bound")

@@ -151,7 +151,7 @@ def worst_case(cells: Iterable[Faced]) -> WorstCase:
     """Return worst case and illusion gap over cells of one defense and threat, the clean cells among them.
 
     No worst case where a seed has no white-box cell or no image that all its cells evaluated; no gap where a seed has
-    no gray-box cell. Of cells that are equally bad for an image, the first counts.
+    no gray-box cell. Of cells that are equally bad for an image, the last counts.
     """
     by_seed: dict[int, list[Faced]] = {}
     for cell in cells:

@@ -57,8 +57,9 @@ def restricted(outcomes: Outcomes, images: int) -> Outcomes:
 def standing(outcomes: Sequence[Outcomes]) -> Outcomes:
     """Return what stands under every one of some cells, of the images that all of them evaluated.
 
-    Of cells that are equally bad for an image, the first counts. Raises StoreError where cells were scored by different
-    numbers of draws.
+    Of cells that are equally bad for an image, the last counts: an attack before the clean cell, whose draws would else
+    stand for many an image that the attack misleads now and then. Raises StoreError where cells were scored by
+    different numbers of draws.
     """
     common = reduce(and_, (own.evaluated for own in outcomes))
     known = {own.draws.n for own in outcomes if own.draws is not None}
@@ -73,7 +74,7 @@ def standing(outcomes: Sequence[Outcomes]) -> Outcomes:
     selection, scored = bytearray(first.selection), bytearray(first.scored)
     for own in others:
         for place, count in enumerate(own.selection):
-            if count < selection[place]:
+            if count <= selection[place]:
                 selection[place], scored[place] = count, own.scored[place]
     draws = Draws(n=n, selection=bytes(selection), scored=bytes(scored))
     return with_draws(outcomes[0].size, common, draws)
