@@ -40,13 +40,7 @@ SHAPE = (1, 8, 8)
 CLASSES = 10
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Images this small are computed faster by one thread, and many times faster where others use the cores too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # The plugins ------------------------------------------------------------------------------------------------------
