@@ -17,7 +17,7 @@ from autoshield_bench.detection import RANKED_RATE, RATES
 from autoshield_bench.outcomes import Outcomes
 from autoshield_bench.results import CellId, CellRecord
 from autoshield_bench.scores import Column, Faced, Score, score_of, worst_case
-from autoshield_bench.standing import overruled, standing
+from autoshield_bench.standing import standing, with_draws
 from autoshield_bench.statistics import clopper_pearson
 
 
@@ -99,20 +99,32 @@ def faced(records: Sequence[CellRecord], rate: float | None) -> list[Faced]:
     ``rate`` None ignores flags. With one, every attacked cell is taken together with its seed's clean cell.
     """
     well = [record for record in records if takes_part(record.cell.fpr, rate)]
-    clean = {record.cell.seed: _clean(record, rate) for record in well if record.cell.attack is None}
+    clean = {record.cell.seed: won(record, rate) for record in well if record.cell.attack is None}
     made = []
     for record in well:
         if record.outcomes is None:
             continue
-        own = record.outcomes
+        own = won(record, rate) or record.outcomes
         before = clean.get(record.cell.seed)
-        if record.cell.attack is None:
-            own = before or own
-        elif rate is not None:
-            own = overruled(own, right=_flagged(record, rate))
-            own = own if before is None else standing([before, own])
+        if record.cell.attack is not None and rate is not None and before is not None:
+            own = standing([before, own])
         made.append(Faced(record.cell.seed, record.cell.access, own))
     return made
+
+
+def won(record: CellRecord, rate: float | None) -> Outcomes | None:
+    """Return one cell's outcomes in the joint game at a rate: an attacked image counts as right where it is classified
+    correctly or flagged, a clean one where it is classified correctly and not flagged. None where the cell is not well.
+    """
+    own = record.outcomes
+    if own is None or rate is None or record.detection is None:
+        return own
+    draws = record.detection.won.get(str(rate))
+    if draws is not None:
+        return with_draws(own.size, own.evaluated, draws)
+    flagged = _flagged(record, rate) & own.evaluated
+    correct = own.correct & ~flagged if record.cell.attack is None else own.correct | flagged
+    return Outcomes(size=own.size, evaluated=own.evaluated, correct=correct)
 
 
 def joint_under(record: CellRecord, clean: CellRecord) -> Outcomes | None:
@@ -159,12 +171,6 @@ def column_of(cell: CellId) -> Column:
 
 def _flagged(record: CellRecord, rate: float) -> int:
     return record.detection.flagged.get(str(rate), 0) if record.detection is not None else 0
-
-
-def _clean(record: CellRecord, rate: float | None) -> Outcomes | None:
-    if record.outcomes is None or rate is None:
-        return record.outcomes
-    return overruled(record.outcomes, wrong=_flagged(record, rate))
 
 
 def _false_positives(clean: Sequence[CellRecord], rate: float) -> FalsePositives | None:

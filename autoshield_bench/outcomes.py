@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -27,6 +27,7 @@ class Draws:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Draws:
         """Read the counts, written as hexadecimal text. Raises ValueError where they do not fit."""
+        expect(value, {"n": int, "selection": str, "scored": str})
         draws = cls(
             n=int(value["n"]), selection=bytes.fromhex(value["selection"]), scored=bytes.fromhex(value["scored"])
         )
@@ -35,6 +36,10 @@ class Draws:
         if max((*draws.selection, *draws.scored), default=0) > draws.n:
             raise ValueError("draws: a count is larger than the number of draws")
         return draws
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as hexadecimal text."""
+        return {"n": self.n, "selection": self.selection.hex(), "scored": self.scored.hex()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +60,25 @@ class Detection:
     """By component: scores of the successful examples (right when clean, misclassified now) against those of the same
     cell's clean images; None where there is none of either, and in a clean cell."""
 
+    won: Mapping[str, Draws] = field(default_factory=dict)
+    """By rate, where the pipeline is stochastic: in how many draws the defense wins the joint game on each evaluated
+    image, by classifying it correctly or flagging it; in a clean cell, by classifying it correctly and not flagging it.
+    One draw both classifies and flags, so this is more than the counts of each tell."""
+
     def to_json(self) -> dict[str, Any]:
-        """Return the masks as hexadecimal text."""
-        return {**asdict(self), "flagged": {rate: f"{mask:x}" for rate, mask in self.flagged.items()}}
+        """Return masks and counts as hexadecimal text."""
+        return {
+            "flagged": {rate: f"{mask:x}" for rate, mask in self.flagged.items()},
+            "thresholds": {rate: dict(own) for rate, own in self.thresholds.items()},
+            "not_applicable": dict(self.not_applicable),
+            "auroc": dict(self.auroc),
+            "won": {rate: draws.to_json() for rate, draws in self.won.items()},
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Detection:
         """Read what ``to_json`` wrote. Raises ValueError or TypeError where it does not fit."""
-        expect(value, {"flagged": dict, "thresholds": dict, "not_applicable": dict, "auroc": dict})
+        expect(value, {"flagged": dict, "thresholds": dict, "not_applicable": dict, "auroc": dict, "won": dict})
         expect(value["auroc"], dict.fromkeys(value["auroc"], float | int | None))
         for own in value["thresholds"].values():
             expect(own, dict.fromkeys(own, float | int))
@@ -71,6 +87,7 @@ class Detection:
             thresholds=value["thresholds"],
             not_applicable=value["not_applicable"],
             auroc=value["auroc"],
+            won={rate: Draws.from_json(draws) for rate, draws in value["won"].items()},
         )
 
 
@@ -114,8 +131,7 @@ class Outcomes:
         }
         if self.draws is None:
             return masks
-        counts = {"n": self.draws.n, "selection": self.draws.selection.hex(), "scored": self.draws.scored.hex()}
-        return {**masks, "draws": counts}
+        return {**masks, "draws": self.draws.to_json()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Outcomes:

@@ -86,21 +86,6 @@ def with_draws(size: int, evaluated: int, draws: Draws) -> Outcomes:
     return Outcomes(size=size, evaluated=evaluated, correct=mask_of(size, right), draws=draws)
 
 
-def overruled(outcomes: Outcomes, *, right: int = 0, wrong: int = 0) -> Outcomes:
-    """Return outcomes in which the images of two masks count as right, or wrong, whatever the classifier said."""
-    correct = (outcomes.correct | right & outcomes.evaluated) & ~wrong
-    if outcomes.draws is None:
-        return Outcomes(size=outcomes.size, evaluated=outcomes.evaluated, correct=correct)
-    n, images = outcomes.draws.n, indices(outcomes.evaluated)
-
-    def counts(own: bytes) -> bytes:
-        pairs = zip(images, own, strict=True)
-        return bytes(0 if wrong >> image & 1 else n if right >> image & 1 else hits for image, hits in pairs)
-
-    draws = Draws(n=n, selection=counts(outcomes.draws.selection), scored=counts(outcomes.draws.scored))
-    return with_draws(outcomes.size, outcomes.evaluated, draws)
-
-
 def paired(pairs: Sequence[tuple[Outcomes, Outcomes]]) -> Paired | None:
     """Return second minus first over one pair of outcomes per seed; None where no image was evaluated by all of them.
 

@@ -15,6 +15,7 @@ from test_reporting import printed, whole
 from autoshield_bench.comparison import choose_pairs, compare
 from autoshield_bench.joint import FalsePositives
 from autoshield_bench.leaderboard import build
+from autoshield_bench.outcomes import Draws
 from autoshield_bench.reporting.comparison import sentence
 from autoshield_bench.reporting.derived import leaderboard_json, markdown_report
 from autoshield_bench.reporting.tables import leaderboard_csv
@@ -142,14 +143,20 @@ def test_seeds_are_averaged_and_the_interval_of_false_positives_covers_the_count
     assert row.detection[1].unaware.n == 7
 
 
+def counted(*wins):
+    return {"0.01": Draws(n=20, selection=bytes(wins), scored=bytes(wins))}
+
+
 def test_flags_and_draws_together():
-    own = detection({"0.01": [0, 2]})
+    before = replace(detection({"0.01": [3]}), won=counted(20, 20, 20, 3))
+    own = replace(detection({"0.01": [0, 2]}), won=counted(20, 5, 13, 20))
     _, row = only_row(
-        drawn(cell("ae"), [20, 20, 20, 20], size=4, detection=detection({"0.01": [3]})),
+        drawn(cell("ae"), [20, 20, 20, 20], size=4, detection=before),
         drawn(cell("ae", "pgd", WHITE), [0, 5, 4, 20], size=4, detection=own),
     )
-    # 0 and 2 are flagged when attacked, 1 stands in 5 of 20 draws, 3 is flagged when clean.
-    assert row.worst_case.share == pytest.approx((1 + 0.25 + 1 + 0) / 4)
+    # When attacked, 0 is flagged in every draw, 1 in none, and 2 in some of the draws that get it wrong; 3 is flagged
+    # when clean in 17 of 20. What most draws flag is not what all of them do.
+    assert row.worst_case.share == pytest.approx((20 + 5 + 13 + 3) / 80)
 
 
 def test_nothing_successful_is_no_number():

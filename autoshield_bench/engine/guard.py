@@ -73,7 +73,7 @@ def check_logits(returned: object, images: int, classes: int, who: str) -> Tenso
 
 
 def check_anomaly(returned: object, images: int, who: str) -> Tensor:
-    """Return anomaly scores if there is one finite float per image. Raises CellError with the numbers."""
+    """Return anomaly scores, in float32, if there is one finite float per image. Raises CellError with the numbers."""
     if not isinstance(returned, Tensor) or not returned.is_floating_point():
         what = returned.dtype if isinstance(returned, Tensor) else type(returned).__name__
         raise CellError(f"{who} returned {what} where a float tensor of anomaly scores belongs")
@@ -82,7 +82,8 @@ def check_anomaly(returned: object, images: int, who: str) -> Tensor:
     broken = int((~torch.isfinite(returned)).sum())
     if broken:
         raise CellError(f"{who} returned NaN or infinity as the anomaly score of {broken} of {images} images")
-    return returned
+    # In the precision in which thresholds were fixed.
+    return returned.float()
 
 
 def check_values(returned: object, images: int, who: str) -> MetricValues:

@@ -42,6 +42,23 @@ class Score:
     """What became of each gradient route of the attack; empty in a clean cell."""
 
 
+class _Counts:
+    """Counts draws per image, under several names."""
+
+    def __init__(self, images: int) -> None:
+        self._images = images
+        self.of: dict[str, Tensor] = {}
+
+    def add(self, name: str, rows: Tensor, happened: Tensor) -> None:
+        """Count one draw of the images at ``rows``."""
+        counts = self.of.setdefault(name, torch.zeros(self._images, dtype=torch.int64))
+        counts[rows] += happened
+
+    def draws(self) -> Draws:
+        """Return both sets of draws of a stochastic pipeline."""
+        return Draws(n=DRAWS, **{name: bytes(self.of[name].tolist()) for name in ("selection", "scored")})
+
+
 @dataclass(frozen=True)
 class _Seen:
     """What a pipeline made of the images at ``indices``."""
@@ -54,9 +71,11 @@ class _Seen:
     """Anomaly scores by component, for stages that detect; of the first draw."""
     flags: Mapping[str, Tensor]
     """By nominal false-positive rate: how many of the scored draws flag each image ``[N]``, int64."""
-    right: Mapping[str, Tensor] | None
+    won: Mapping[str, Draws]
+    """See ``Detection.won``."""
+    right: _Counts | None
     """Where the pipeline is stochastic: how many of the draws for ``selection`` and of those ``scored`` classify each
-    image correctly ``[N]``, int64."""
+    image correctly."""
     passes: Passes
 
 
@@ -84,7 +103,7 @@ class Scorer:
             seen = self._classify(cell, subset, images)
         labels = workshop.data.test_labels[subset]
         predictions = seen.logits.argmax(1)
-        correct = predictions == labels if seen.right is None else 2 * seen.right["scored"] > DRAWS
+        correct = predictions == labels if seen.right is None else 2 * seen.right.of["scored"] > DRAWS
         samples: dict[str, Tensor] = {
             "index": subset,
             "label": labels,
@@ -94,17 +113,14 @@ class Scorer:
         }
         for component, scores in seen.anomaly.items():
             samples[f"anomaly/{component}"] = scores
-        for name, counts in (seen.right or {}).items():
+        for name, counts in ({} if seen.right is None else seen.right.of).items():
             samples[f"draws/{name}"] = counts
         if cell.attack is not None:
             samples |= workshop.per_image(cell, cell.attack)
         metrics = {
             use.label: self._metric(cell, use, clean.logits[rows], seen, images, samples) for use in cell.metrics
         }
-        draws = None
-        if seen.right is not None:
-            own = {name: bytes(counts.tolist()) for name, counts in seen.right.items()}
-            draws = Draws(n=DRAWS, selection=own["selection"], scored=own["scored"])
+        draws = None if seen.right is None else seen.right.draws()
         size = workshop.data.info.test_size
         return Score(
             Outcomes.from_indices(size, subset.tolist(), subset[correct].tolist(), draws),
@@ -131,6 +147,7 @@ class Scorer:
                 for rate, own in self._workshop.thresholds(cell).items()
             },
             not_applicable=self._workshop.no_thresholds(cell),
+            won=seen.won,
             auroc={name: _auroc(scores[fooled], clean.anomaly[name][rows]) for name, scores in seen.anomaly.items()},
         )
 
@@ -151,8 +168,9 @@ class Scorer:
         thresholds = workshop.thresholds(cell) if pipeline.detectors else {}
         logits, purified = [], []
         anomaly: dict[str, list[Tensor]] = {}
-        flags: dict[str, list[Tensor]] = {rate: [] for rate in thresholds}
-        right: dict[str, list[Tensor]] = {"selection": [], "scored": []}
+        right, flags = _Counts(len(subset)), _Counts(len(subset))
+        won = {rate: _Counts(len(subset)) for rate in thresholds}
+        purposes = ("selection", "scored") if pipeline.stochastic else ("scored",)
         # Draws of its own, which no attack has seen.
         purpose = ("score", cell.key) if images is not None else ("score", "clean")
         for part in torch.split(torch.arange(len(subset)), workshop.batch_size):
@@ -161,36 +179,34 @@ class Scorer:
             rng = ImageRandom(derive_seed(*purpose, cell.id.seed), indices.tolist())
             who = f"defense {cell.id.defense!r}"
             labels = workshop.data.test_labels[indices]
-            for name in right if pipeline.stochastic else ("scored",):
-                hits, raised = (
-                    torch.zeros(len(part), dtype=torch.int64),
-                    {rate: torch.zeros(len(part), dtype=torch.int64) for rate in thresholds},
-                )
+            for name in purposes:
                 for draw in range(DRAWS if pipeline.stochastic else 1):
                     own = rng if name == "scored" and draw == 0 else rng.child(name, draw)
                     with torch.no_grad(), global_seed(*purpose, *indices[:1].tolist(), name, draw):
                         output = pipeline(batch, own, detect=bool(pipeline.detectors))
                     drawn = check_logits(output.logits, len(batch), workshop.data.info.classes, who).cpu()
-                    hits += drawn.argmax(1) == labels
+                    hit = drawn.argmax(1) == labels
+                    right.add(name, part, hit)
                     for rate, known in thresholds.items():
                         pipeline.thresholds = known
-                        raised[rate] += (pipeline.excess(output.anomaly) > 0).cpu()
+                        raised = (pipeline.excess(output.anomaly) > 0).cpu()
+                        won[rate].add(name, part, hit & ~raised if images is None else hit | raised)
+                        if name == "scored":
+                            flags.add(rate, part, raised)
                     if name == "scored" and draw == 0:
                         logits.append(drawn)
                         if pipeline.stages:
                             purified.append(output.purified.cpu())
                         for component, scores in output.anomaly.items():
-                            anomaly.setdefault(component, []).append(scores.float().cpu())
-                right[name].append(hits)
-            for rate, count in raised.items():
-                flags[rate].append(count)
+                            anomaly.setdefault(component, []).append(scores.cpu())
         return _Seen(
             subset,
             torch.cat(logits),
             torch.cat(purified) if purified else None,
             {component: torch.cat(parts) for component, parts in anomaly.items()},
-            {rate: torch.cat(parts) for rate, parts in flags.items()},
-            {name: torch.cat(parts) for name, parts in right.items()} if pipeline.stochastic else None,
+            flags.of,
+            {rate: counts.draws() for rate, counts in won.items()} if pipeline.stochastic else {},
+            right if pipeline.stochastic else None,
             counter.to_json(),
         )
 
