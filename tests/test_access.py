@@ -31,7 +31,7 @@ from autoshield_bench.contracts import (
     ThreatModel,
 )
 from autoshield_bench.engine.access import GradientTarget
-from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline
+from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline, Threshold
 from autoshield_bench.hookspecs import hookimpl
 from autoshield_bench.results import CellRecord, ResultSet
 from autoshield_bench.seeding import ImageRandom
@@ -91,6 +91,14 @@ class Soften(Defense):
 
     def modules(self) -> Sequence[nn.Module]:
         return (self.network,)
+
+
+@dataclass(kw_only=True)
+class Dark(Defense):
+    """Flags dark images."""
+
+    def anomaly_score(self, x: Tensor, classify: Callable[[Tensor], Tensor], rng: ImageRandom) -> Tensor:
+        return -x.flatten(1).mean(1)
 
 
 @dataclass(kw_only=True)
@@ -604,6 +612,18 @@ def test_a_forward_pass_alone_is_no_backward_pass() -> None:
         "classifier": {"forward": 14, "backward": 2},
     }
     assert counter.total() == 32
+
+
+@pytest.mark.parametrize("part", ["logits", "purified", "excess"])
+def test_a_loss_of_any_part_of_the_output_is_paid_for(part: str) -> None:
+    (x, _labels), counter = digits(6), PassCounter()
+    stages = [stage(Soften(), "1:soften"), stage(Dark(), "2:dark")]
+    known = {"2:dark": Threshold(value=0.0, scale=1.0)}
+    pipeline = Pipeline(curved(), stages, counter, thresholds=known)
+    rng = ImageRandom(0, range(len(x)))
+    target = GradientTarget(pipeline, rng, classes=CLASSES, eot=1, detector_aware=True)
+    getattr(target.output(x.clone().requires_grad_()), part).sum().backward()
+    assert target.spent.tolist() == [2] * 6
 
 
 def test_a_stochastic_run_does_not_depend_on_the_batch_size(run_suite: Runner, tmp_path: Path) -> None:

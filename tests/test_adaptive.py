@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +17,16 @@ from sklearn.metrics import roc_auc_score
 from test_access import CLASSES, SHAPE, Plugins
 
 from autoshield_bench import load_suite, run
+from autoshield_bench.builtin.attacks.strong import Strong
 from autoshield_bench.contracts import Defense, DefenseSpec
 from autoshield_bench.detection import RATES, allowed, threshold, too_small
 from autoshield_bench.engine.calibration import calibrate
 from autoshield_bench.engine.evidence.recorded import predictive_tail
 from autoshield_bench.errors import SuiteError
 from autoshield_bench.hookspecs import hookimpl
+from autoshield_bench.joint import joint_under
 from autoshield_bench.leaderboard import build
-from autoshield_bench.outcomes import Draws, Outcomes
+from autoshield_bench.outcomes import Detection, Draws, Outcomes
 from autoshield_bench.results import CellRecord, ResultSet
 from autoshield_bench.routes import Link, all_routes, declared_route, enumerated
 from autoshield_bench.seeding import ImageRandom
@@ -51,16 +55,37 @@ class Cut(Defense):
 
 
 @dataclass(kw_only=True)
+class Outside(Defense):
+    """Rounds outside of torch, and says that it has no gradient."""
+
+    def purify(self, x: Tensor, rng: ImageRandom) -> Tensor:
+        return torch.from_numpy((x.numpy() * 8).round() / 8)
+
+
+@dataclass(kw_only=True)
+class InPlace(Defense):
+    """Rounds in a way that autograd finds out about on the way back, and says that it has no gradient."""
+
+    def purify(self, x: Tensor, rng: ImageRandom) -> Tensor:
+        root = x.clamp_min(1e-6).sqrt()
+        rounded = root.square()
+        root.round_()
+        return rounded
+
+
+@dataclass(kw_only=True)
 class Brightness(Defense):
     """Flags what is brighter than clean images are."""
 
     constant: bool = False
     broken: bool = False
+    noise: float = 0.0
 
     def anomaly_score(self, x: Tensor, classify: Callable[[Tensor], Tensor], rng: ImageRandom) -> Tensor:
         if self.broken:
             return x.flatten(1).sum(1) * torch.nan
-        return x.new_full((len(x),), 0.25) if self.constant else x.flatten(1).mean(1)
+        noise = self.noise * rng.normal((), "noise").to(x)
+        return x.new_full((len(x),), 0.25) if self.constant else x.flatten(1).mean(1) + noise
 
 
 class Mine:
@@ -72,6 +97,10 @@ class Mine:
     def aubench_defenses(self) -> Iterator[DefenseSpec]:
         yield DefenseSpec(name="shattered", factory=f"{__name__}:Shattered", summary="Rounds.")
         yield DefenseSpec(name="cut", factory=f"{__name__}:Cut", summary="Cuts the graph.")
+        for name, cls in (("outside", "Outside"), ("in-place", "InPlace")):
+            yield DefenseSpec(name=name, factory=f"{__name__}:{cls}", summary="No gradient.", differentiable=False)
+        noisy = DefenseSpec(name="noisy", factory=f"{__name__}:Brightness", summary="Flags by chance.", stochastic=True)
+        yield noisy
         yield DefenseSpec(name="brightness", factory=f"{__name__}:Brightness", summary="Flags bright images.")
 
 
@@ -81,9 +110,14 @@ Runner = Callable[..., ResultSet]
 
 @pytest.fixture
 def run_suite(tmp_path: Path) -> Runner:
-    def run_it(defenses: list[str], attacks: list[str], **options: Any) -> ResultSet:
+    def run_it(
+        defenses: list[str],
+        attacks: list[str],
+        eps: float = 0.15,
+        **options: Any,
+    ) -> ResultSet:
         lines = ["schema = 1", 'name = "adaptive"', '[dataset]\nuse = "digits"', '[model]\nuse = "nearest-mean"']
-        lines += ['[[threats]]\nnorm = "linf"\neps = [0.15]']
+        lines += [f'[[threats]]\nnorm = "linf"\neps = [{eps}]']
         lines += [f"[[defenses]]\n{entry}" for entry in defenses] + [f"[[attacks]]\n{entry}" for entry in attacks]
         file = tmp_path / "adaptive.toml"
         file.write_text("\n".join(lines), encoding="utf-8")
@@ -150,9 +184,38 @@ def test_a_defense_that_hides_its_gradient_falls_by_another_route(run_suite: Run
     (naive,) = results.select(f"*/{defense}/naive/*")
     if defense == "cut":
         assert "cuts the graph" in naive.error
-        assert adaptive.facts["attack"]["routes"]["1:cut exact"] == {"tried": 0, "fell": 0, "cut": N}
+        assert adaptive.facts["attack"]["routes"]["1:cut exact"] == {
+            "tried": 0,
+            "fell": 0,
+            "cut": N,
+            "again": 0,
+        }
     else:
         assert naive.outcomes.hits > adaptive.outcomes.hits + N // 4
+
+
+@pytest.mark.parametrize("defense", ["outside", "in-place"])
+def test_a_stage_that_promised_no_gradient_may_have_none(run_suite: Runner, defense: str) -> None:
+    record = one(run_suite([f'use = "{defense}"'], [pgd("all")]), "*/pgd/*")
+    routes = record.facts["attack"]["routes"]
+    standing = N - routes[f"1:{defense} bpda"]["fell"]
+    assert routes[f"1:{defense} bpda"]["tried"] == N
+    assert routes[f"1:{defense} exact"] == {"tried": 0, "fell": 0, "cut": standing, "again": 0}
+
+
+def test_what_a_wrong_declaration_hides_is_attacked_in_full(run_suite: Runner) -> None:
+    strong = 'use = "strong"\naccess = "white-box"\nimages = 30'
+    results = run_suite([f'use = "{name}"' for name in ("shattered", "soften", "none")], [strong], eps=0.08)
+    hidden, honest = one(results, "*/shattered/strong/*"), one(results, "*/soften/strong/*")
+    routes = hidden.facts["attack"]["routes"]
+    stood = hidden.outcomes.hits
+    assert stood > 0
+    assert 0 < routes["1:shattered bpda"]["again"] <= stood
+    assert abs(stood - one(results, "*/none/strong/*").outcomes.hits) <= 1
+    # Where the declared gradient is the true one, the two other routes cost a fraction of it.
+    spent = honest.passes["attack"]["classifier"]
+    full = 2 * Strong().gradient_steps() + 1000
+    assert spent["forward"] + spent["backward"] < honest.outcomes.n * 1.5 * full
 
 
 @pytest.mark.parametrize("stop", [True, False])
@@ -327,6 +390,45 @@ def test_stages_share_the_rate(run_suite: Runner) -> None:
     assert set(both.detection.thresholds["0.05"]) == {"1:brightness", "3:brightness"}
     assert both.detection.thresholds["0.05"]["1:brightness"] > alone.detection.thresholds["0.05"]["1:brightness"]
     assert "shared by 2 stages" in both.detection.not_applicable["0.01"]
+
+
+def test_a_stochastic_detector_is_judged_draw_by_draw(run_suite: Runner) -> None:
+    results = run_suite(['use = "noisy"\nparams = { noise = 0.05 }'], [pgd("declared", steps=5)], limit=N)
+    clean, attacked = one(results, "*/clean/*"), one(results, "*/pgd/*")
+    for record in (clean, attacked):
+        won, right = record.detection.won["0.05"].scored, record.outcomes.draws.scored
+        flagged = record.detection.flagged["0.05"]
+        places = [index for index in range(record.outcomes.size) if record.outcomes.evaluated >> index & 1]
+        for place, index in enumerate(places):
+            # Who classifies all draws alike wins or loses by the flags alone.
+            assert right[place] in (0, 20)
+            flags = won[place] if right[place] == 0 else 20 - won[place]
+            if record is clean:
+                assert right[place] == 20 or won[place] == 0
+                assert (flags > 10) == bool(flagged >> index & 1) or right[place] == 0
+            else:
+                assert right[place] == 0 or won[place] == 20
+                assert (flags > 10) == bool(flagged >> index & 1) or right[place] == 20
+    assert len({*attacked.detection.won["0.05"].scored}) > 4
+    assert attacked.detection.won["0.05"].scored != attacked.detection.won["0.05"].selection
+    assert Detection.from_json(json.loads(json.dumps(attacked.detection.to_json()))) == attacked.detection
+    joint = joint_under(dataclasses.replace(attacked, cell=dataclasses.replace(attacked.cell, fpr=0.05)), clean)
+    assert joint.right <= min(sum(clean.detection.won["0.05"].scored), sum(attacked.detection.won["0.05"].scored)) / 20
+
+
+def test_an_attack_on_thresholds_that_do_not_exist_says_why(run_suite: Runner) -> None:
+    constant = 'use = "brightness"\nparams = { constant = true }'
+    results = run_suite([constant], ['use = "detector-pgd"\naccess = "white-box"\nimages = 10'], limit=N)
+    aware = [record for record in results if record.cell.fpr is not None]
+    assert aware
+    for record in aware:
+        assert f"no threshold at a false-positive rate of {record.cell.fpr:g}" in record.error
+        assert "tells nothing apart" in record.error
+
+
+def test_passes_of_a_detector_are_counted(run_suite: Runner) -> None:
+    results = run_suite(['use = "brightness"'], [pgd("declared", steps=2)], limit=N)
+    assert one(results, "*/clean/*").passes["score"]["1:brightness"] == {"forward": N, "backward": 0}
 
 
 def test_constant_and_nan_scores_are_never_a_silent_number(run_suite: Runner) -> None:

@@ -118,7 +118,10 @@ def test_a_row_without_a_worst_case_has_no_rank_whatever_the_evidence():
 @pytest.fixture
 def mixed():
     """A ranked defense and one that did not converge, each with routes."""
-    routes = {"exact": {"tried": 100, "fell": 60, "cut": 0}, "classifier alone": {"tried": 40, "fell": 7, "cut": 2}}
+    routes = {
+        "exact": {"tried": 100, "fell": 60, "cut": 0},
+        "classifier alone": {"tried": 40, "fell": 7, "cut": 2, "again": 5},
+    }
     records = [*row_of("a", 30, routes=routes), *row_of("b|b", 70, routes=routes, every=False)]
     failed = verdict("converged", "fail", "12 of 70 survivors fell to doubled steps", lost=12)
     found = [evidence("a", verdict("valid"), verdict("converged")), evidence("b|b", verdict("valid"), failed)]
@@ -190,8 +193,8 @@ def test_routes_are_noted_and_counted(mixed):
     assert "pgd/white-box on b|b: the chain is too long to enumerate: 2 routes were tried." in output
     routes = evidence_grids(mixed)[-1]
     assert routes.rows[:2] == (
-        ("a", "pgd, white-box, linf eps 0.2", "exact", "100", "60", "0"),
-        ("a", "pgd, white-box, linf eps 0.2", "classifier alone", "40", "7", "2"),
+        ("a", "pgd, white-box, linf eps 0.2", "exact", "100", "60", "0", "0"),
+        ("a", "pgd, white-box, linf eps 0.2", "classifier alone", "40", "7", "2", "5"),
     )
     # One route is no news.
     single = result_set(*row_of("a", 5, routes={"exact": {"tried": 9, "fell": 1, "cut": 0}}))
@@ -201,7 +204,7 @@ def test_routes_are_noted_and_counted(mixed):
 def test_counts_of_routes_are_summed_over_seeds_and_strange_ones_do_no_harm():
     routes = {"exact": {"tried": 3, "fell": 1, "cut": 0}, "\x1b[31m": {"tried": "x", "fell": None}, "odd": 7}
     results = result_set(*row_of("a", 5, seeds=(0, 1), routes=routes))
-    assert evidence_grids(results)[-1].rows[0][3:] == ("6", "2", "0")
+    assert evidence_grids(results)[-1].rows[0][3:] == ("6", "2", "0", "0")
     assert "\x1b" not in printed(results, 80, terminal.print_evidence)
 
 

@@ -131,3 +131,8 @@ class Attack(ABC):
     def gradient_steps(self) -> int | None:
         """Return the gradient evaluations per image that a run will make, for cost estimates; None if unknown."""
         return None
+
+    def first_look(self) -> Attack | None:
+        """Return a cheaper form of this attack, for gradient routes beside the one that the stages declare; None where
+        there is none. An image that comes closest to falling along such a route is attacked along it in full."""
+        return None

@@ -83,6 +83,10 @@ class GradientTarget(_PipelineTarget):
 
     def output(self, x: Tensor) -> TargetOutput:
         """Return the whole output, averaged over draws where the pipeline is stochastic; differentiable."""
+        if x.requires_grad and torch.is_grad_enabled():
+            # Where all paths back meet: a loss may be made of any part of the output.
+            x = x.view_as(x)
+            x.register_hook(lambda _gradient: self._spend(self._samples))  # type: ignore[no-untyped-call]
         drawn = [self._once(x, rng) for rng in self._fresh_draws()]
         output = drawn[0]
         if len(drawn) > 1:
@@ -93,10 +97,6 @@ class GradientTarget(_PipelineTarget):
                 None if excess is None else excess.mean(0),
             )
         self._spend(self._samples)
-        if output.logits.requires_grad:
-            output.logits.register_hook(  # type: ignore[no-untyped-call]
-                lambda _gradient: self._spend(self._samples)
-            )
         return output
 
     def logits(self, x: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class GradientTarget(_PipelineTarget):
                 losses = loss(output)
                 if losses.shape != (len(x),):
                     raise CellError(f"a loss returned shape {tuple(losses.shape)} where ({len(x)},) belongs")
-                gradient = _gradient(losses, point)
+                gradient = self._gradient(losses, point)
             drawn = [losses.detach(), gradient, output.logits.detach()]
             if output.excess is not None:
                 drawn.append(output.excess.detach())
@@ -132,22 +132,28 @@ class GradientTarget(_PipelineTarget):
             sums = [total / self._samples for total in sums]
         return LossGradient(*sums)
 
+    def _gradient(self, losses: Tensor, point: Tensor) -> Tensor:
+        gradient = None
+        try:
+            if losses.requires_grad:
+                (gradient,) = torch.autograd.grad(losses.sum(), point, allow_unused=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if self._pipeline.as_declared:
+                raise
+            raise GradientCut(f"a stage that declares no gradient has none: {error}") from error
+        if gradient is None:
+            raise GradientCut(
+                "no gradient reaches the images: the defense cuts the graph, as detach() and no_grad() do; "
+                "declare differentiable=False and give a surrogate"
+            )
+        return gradient
+
     def _once(self, x: Tensor, rng: ImageRandom) -> TargetOutput:
         output = self._pipeline(x, rng, detect=self._detects)
         excess = self._pipeline.excess(output.anomaly) if self._detects else None
         return TargetOutput(output.logits, output.purified, excess)
-
-
-def _gradient(losses: Tensor, point: Tensor) -> Tensor:
-    gradient = None
-    if losses.requires_grad:
-        (gradient,) = torch.autograd.grad(losses.sum(), point, allow_unused=True)
-    if gradient is None:
-        raise GradientCut(
-            "no gradient reaches the images: the defense cuts the graph, as detach() and no_grad() do; "
-            "declare differentiable=False and give a surrogate"
-        )
-    return gradient
 
 
 class QueryTarget(_PipelineTarget):

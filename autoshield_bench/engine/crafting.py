@@ -1,7 +1,9 @@
 """The attack stage: one attack on one subset, over every gradient route that it takes.
 
 With several routes, what each of them finds is judged on the whole pipeline, and the best point is kept. Where fallen
-images may leave, a route gets those that the routes before it left standing.
+images may leave, a route gets those that the routes before it left standing. The declared route is attacked in full. An
+attack that has a cheaper form (``Attack.first_look``) takes the others with it, and then each image's most promising
+one in full: what a wrong declaration hides shows in a few steps, and the restarts go where they help.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ class RouteCount:
     """Of them, those that stood before and fell to it."""
     cut: int = 0
     """Images for which no gradient came through."""
+    again: int = 0
+    """Images that came closest to falling along it and were attacked along it in full, after a first look."""
 
     def to_json(self) -> dict[str, int]:
         """Return the counts."""
@@ -66,6 +70,20 @@ class Networks:
         taking_part = [stage for stage in self.stages if stage.component in route.components]
         known = {name: own for name, own in self.thresholds.items() if name in route.components}
         return Pipeline(self.classifier, taking_part, self.counter, paths=dict(route.paths), thresholds=known)
+
+
+class _Hunt:
+    """What several routes have found of a batch so far."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.best = batch.images.clone()
+        self.value = torch.full((len(batch.rng),), -torch.inf, device=batch.images.device)
+        """By how much the whole pipeline is misled."""
+        self.by = torch.zeros(len(batch.rng), dtype=torch.int64)
+        """Number of the route that found it."""
+        self.spent = torch.zeros(len(batch.rng), dtype=torch.int64)
+        self.cut: GradientCut | None = None
 
 
 class Crafting:
@@ -89,38 +107,61 @@ class Crafting:
         Raises GradientCut where no route lets a gradient through.
         """
         if len(self._searched) == 1:
-            found, spent = self._search(*self._searched[0], batch, torch.arange(len(batch.rng)))
+            found, spent = self._search(self._runner, *self._searched[0], batch, torch.arange(len(batch.rng)))
             self.counts[self._searched[0][0].name].tried += len(batch.rng)
             return found, spent
-        best, value = batch.images.clone(), torch.full((len(batch.rng),), -torch.inf, device=batch.images.device)
-        spent = torch.zeros(len(batch.rng), dtype=torch.int64)
-        alive = torch.arange(len(batch.rng))
-        cut: GradientCut | None = None
-        for number, (route, pipeline) in enumerate(self._searched):
-            count = self.counts[route.name]
-            try:
-                found, own = self._search(route, pipeline, batch, alive)
-            except GradientCut as error:
-                cut = error
-                count.cut += len(alive)
-                continue
-            spent[alive] += own
-            count.tried += len(alive)
-            reached = self._judge(found, batch, alive, number)
-            spent[alive] += self._draws()
-            place = alive.to(value.device)
-            better = reached > value[place]
-            count.fell += int(((reached > 0) & (value[place] <= 0)).sum())
-            best[place[better]], value[place[better]] = found[better], reached[better]
-            if self._attack.stop_on_success:
-                alive = (value <= 0).cpu().nonzero()[:, 0]
-                if not len(alive):
-                    break
-        if cut is not None and not bool(value.isfinite().any()):
-            raise cut
-        return best, spent
+        hunt = _Hunt(batch)
+        look = self._runner.first_look()
+        for number, (route, _pipeline) in enumerate(self._searched):
+            rows = self._alive(hunt)
+            runner = self._runner if number == 0 or look is None else look
+            if self._follow(hunt, number, runner, rows, batch.rng):
+                self.counts[route.name].tried += len(rows)
+            else:
+                self.counts[route.name].cut += len(rows)
+        if look is not None:
+            # An image gets the rest of the attack on the route that brought it closest to falling.
+            for number, (route, _pipeline) in enumerate(self._searched[1:], 1):
+                alive = self._alive(hunt)
+                rows = alive[hunt.by[alive] == number]
+                self._follow(hunt, number, self._runner, rows, batch.rng.child("again"))
+                self.counts[route.name].again += len(rows)
+        if hunt.cut is not None and not bool(hunt.value.isfinite().any()):
+            raise hunt.cut
+        return hunt.best, hunt.spent
 
-    def _search(self, route: Route, pipeline: Pipeline, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _alive(self, hunt: _Hunt) -> Tensor:
+        """Return the rows that are still to be attacked."""
+        if self._attack.stop_on_success:
+            return (hunt.value <= 0).cpu().nonzero()[:, 0]
+        return torch.arange(len(hunt.spent))
+
+    def _follow(self, hunt: _Hunt, number: int, runner: Attack, rows: Tensor, rng: ImageRandom) -> bool:
+        """Attack the images at some rows along one route, and keep what misleads the whole pipeline more.
+
+        Return whether gradients came through.
+        """
+        if not len(rows):
+            return True
+        route, pipeline = self._searched[number]
+        batch = dataclasses.replace(hunt.batch, rng=rng)
+        try:
+            found, own = self._search(runner, route, pipeline, batch, rows)
+        except GradientCut as error:
+            hunt.cut = error
+            return False
+        reached = self._judge(found, batch, rows, number)
+        hunt.spent[rows] += own + self._draws()
+        place = rows.to(hunt.value.device)
+        better = reached > hunt.value[place]
+        self.counts[route.name].fell += int(((reached > 0) & (hunt.value[place] <= 0)).sum())
+        hunt.best[place[better]], hunt.value[place[better]] = found[better], reached[better]
+        hunt.by[rows[better.cpu()]] = number
+        return True
+
+    def _search(
+        self, runner: Attack, route: Route, pipeline: Pipeline, batch: Batch, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
         attack = self._attack
         place = rows.to(batch.images.device)
         images, labels = batch.images[place], batch.labels[place]
@@ -153,7 +194,7 @@ class Crafting:
         )
         # What an attack draws from global state depends on its key and on the batch alone.
         with global_seed("attack", attack.key, *batch.rng.indices[:1]):
-            returned = attempt(self._runner, request)
+            returned = attempt(runner, request)
         return check_adversarial(returned, images, self._threat, self._who), target.spent
 
     def _draws(self) -> int:

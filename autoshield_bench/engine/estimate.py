@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoshield_bench.contracts import Dataset, Defense
+from autoshield_bench.contracts import Attack, Dataset, Defense
 from autoshield_bench.engine.cost import fit_passes, fitting_size, training_passes
 from autoshield_bench.engine.journal import read_rates
 from autoshield_bench.engine.runner import finished_record
@@ -100,9 +100,16 @@ def _needs(cell: Cell, loaded: LoadedSuite, fitting: int) -> Iterator[tuple[str,
     if attack is not None:
         components = 1 + len(attack.seen)
         with speaking_for(attack.use.plugin):
-            steps = registry.make(attack.use.plugin, attack.use.params).gradient_steps()
+            steps = _gradient_steps(registry.make(attack.use.plugin, attack.use.params), len(attack.routes))
         cost = None if steps is None else 2 * steps * cell.images * components * attack.eot
         if attack.queries is not None:
             cost = attack.queries * cell.images * components  # at most
         yield "attack", attack.key, attack.title(cell.id.defense), cost
     yield "score", cell.key, str(cell.id), cell.images * (1 + len(cell.stages))
+
+
+def _gradient_steps(runner: Attack, routes: int) -> int | None:
+    """Return the gradient evaluations of an image that nothing breaks: in full on one route, a look at the others."""
+    full, look = runner.gradient_steps(), runner.first_look()
+    beside = full if look is None else look.gradient_steps()
+    return None if full is None or beside is None else full + (routes - 1) * beside

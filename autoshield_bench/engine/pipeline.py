@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from autoshield_bench.contracts import Defense
 from autoshield_bench.engine.guard import check_anomaly, check_images, check_shape
+from autoshield_bench.errors import GradientCut
 from autoshield_bench.routes import GradientPath
 from autoshield_bench.seeding import ImageRandom
 from autoshield_bench.straight_through import straight_through
@@ -136,10 +137,18 @@ class Pipeline:
                 draws = rng.child("anomaly", stage.component)
                 returned = stage.defense.anomaly_score(x.clone(), self._classify, draws)
                 anomaly[stage.component] = check_anomaly(returned, len(x), stage.component)
+                self._count(stage.component, anomaly[stage.component], len(x))
             if stage.transforms:
                 x = self._pass_stage(stage, x, rng.child("stage", position))
                 position += 1
         return Output(self._classify(x), x, anomaly)
+
+    @property
+    def as_declared(self) -> bool:
+        """Whether no stage is driven by its own gradient that declares to have none."""
+        return not any(
+            self._paths.get(stage.component) == "exact" and not stage.differentiable for stage in self.stages
+        )
 
     def excess(self, anomaly: Mapping[str, Tensor]) -> Tensor:
         """Return how far scores lie above their thresholds ``[N]``, the largest over stages, each in its own unit."""
@@ -157,6 +166,8 @@ class Pipeline:
             with torch.no_grad():
                 purified = stage.defense.purify(x.detach().clone(), rng)
             purified = straight_through(purified, stage.defense.surrogate(x))
+        elif path == "exact" and not stage.differentiable and x.requires_grad:
+            purified = _against_declaration(stage, x, rng)
         else:
             purified = stage.defense.purify(x, rng)
         if torch.is_grad_enabled():
@@ -173,6 +184,19 @@ class Pipeline:
             output.register_hook(  # type: ignore[no-untyped-call]
                 lambda _gradient: self.counter.backward(component, images)
             )
+
+
+def _against_declaration(stage: FittedStage, x: Tensor, rng: ImageRandom) -> Tensor:
+    """Return what a stage makes of images that want a gradient, which its spec never promised to bear.
+
+    Raises GradientCut where it does not, as ``x.numpy()`` does: that is no defect of the defense.
+    """
+    try:
+        return stage.defense.purify(x, rng)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise GradientCut(f"{stage.component} computes without gradients: {error}") from error
 
 
 def frozen(module: nn.Module) -> nn.Module:

@@ -255,7 +255,7 @@ class Workshop:
         networks = Networks(
             classifier=self.classifier(cell, attack.model),
             stages=stages,
-            thresholds={} if attack.rate is None else self.thresholds(cell)[str(attack.rate)],
+            thresholds=self._faced(cell, attack.rate),
             counter=counter,
         )
         return Crafting(
@@ -266,6 +266,14 @@ class Workshop:
             searched(attack.spec, attack.threat, self.data.info.image_shape),
             f"attack {attack.use.label!r} of {attack.use.plugin.distribution}",
         )
+
+    def _faced(self, cell: Cell, rate: float | None) -> Mapping[str, Threshold]:
+        if rate is None:
+            return {}
+        known, missing = self._calibrated(cell)
+        if str(rate) not in known:
+            raise CellError(f"no threshold at a false-positive rate of {rate:g}: {missing[str(rate)]}")
+        return known[str(rate)]
 
     def batch(self, cell: Cell, attack: AttackPlan, indices: Tensor, rng: ImageRandom) -> Batch:
         """Return test images to attack."""
@@ -321,7 +329,7 @@ class Workshop:
             with torch.no_grad(), global_seed("calibrate", *rows[:1].tolist()):
                 output = pipeline(images[rows].to(self.device), rng, detect=True)
             for component, scores in output.anomaly.items():
-                parts.setdefault(component, []).append(scores.float().cpu())
+                parts.setdefault(component, []).append(scores.cpu())
         return {component: torch.cat(own) for component, own in parts.items()}
 
     def has_networks(self, cell: Cell) -> bool:

@@ -120,8 +120,8 @@ def routes_grid(results: ResultSet) -> Grid | None:
         defense = f"{cell.dataset}/{cell.model}/{cell.defense}" if several else cell.defense
         attack = f"{column_title(column_of(cell))}, {threat_title(cell.norm, cell.eps)}"
         for route, own in _routes(record.facts).items():
-            sums = counts.setdefault((defense, attack, str(route)), [0, 0, 0])
-            for place, name in enumerate(("tried", "fell", "cut")):
+            sums = counts.setdefault((defense, attack, str(route)), [0, 0, 0, 0])
+            for place, name in enumerate(("tried", "fell", "cut", "again")):
                 sums[place] += _count(own, name)
     if not counts:
         return None
@@ -131,9 +131,10 @@ def routes_grid(results: ResultSet) -> Grid | None:
     rows = tuple((*names, *(Plain(count) for count in counts[names])) for names in order)
     notes = (
         "tried: images that the route was tried on, which routes before it left standing; fell: those of them that it "
-        "broke; cut: those for which its gradient was cut off. Counts are summed over seeds.",
+        "broke; cut: those for which its gradient was cut off; again: those that came closest to falling along it, and "
+        "were attacked along it in full after a first look. Counts are summed over seeds.",
     )
-    header = ("Defense", "Attack", "Route", "Tried", "Fell", "Cut")
+    header = ("Defense", "Attack", "Route", "Tried", "Fell", "Cut", "Again")
     return Grid(f"Gradient routes of {results.name}", header, rows, notes)
 
 

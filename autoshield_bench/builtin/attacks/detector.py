@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, pi
@@ -77,6 +78,10 @@ class DetectorPGD(Attack):
             "lagrangian": 2 + self.steps * self.rounds,
         }
         return sum(each.values()) if self.variant == "all" else each[self.variant]
+
+    def first_look(self) -> Attack:
+        """Return the attack with one run of each kind and at most four weights."""
+        return dataclasses.replace(self, restarts=1, rounds=min(self.rounds, 4))
 
     def run(self, request: AttackRequest) -> Tensor:
         """Return the best point over all variants, runs and steps."""

@@ -34,7 +34,8 @@ class Joint:
         self.wrong_classes = wrong_classes(clean.logits, request.labels)
         """Of each image, the most likely first ``[N, classes - 1]``."""
         self._unit = margins(clean.logits, request.labels).abs().clamp_min(_SMALL)
-        self._take(request.images, clean.logits, excess_of(clean), torch.arange(len(request.images)))
+        everyone = torch.arange(len(request.images), device=request.images.device)
+        self._take(request.images, clean.logits, excess_of(clean), everyone)
 
     def keep(self, x: Tensor, here: LossGradient, rows: Tensor) -> None:
         """Take in points of the images at ``rows``."""

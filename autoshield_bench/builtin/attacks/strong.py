@@ -51,6 +51,11 @@ class Strong(Attack):
             APGD(loss="targeted-margin", steps=50, restarts=3 * self.effort),
         ]
 
+    def first_look(self) -> Attack:
+        """Return the cascade without its dearest members: queries, which ask the same whatever the gradient, and
+        restarts."""
+        return _FirstLook(effort=self.effort)
+
     def gradient_steps(self) -> int:
         """Return the gradient evaluations of an image that nothing breaks, in a problem of ten classes."""
         return sum(member.gradient_steps() or 0 for member in self.members(10))
@@ -74,6 +79,11 @@ class Strong(Attack):
                 if not len(alive):
                     break
         return best.x
+
+
+class _FirstLook(Strong):
+    def members(self, classes: int) -> Sequence[Attack]:
+        return [member for member in super().members(classes) if isinstance(member, APGD) and member.restarts == 1]
 
 
 def _part(request: AttackRequest, rows: Tensor, number: int) -> AttackRequest:
