@@ -134,12 +134,17 @@ def joint_under(record: CellRecord, clean: CellRecord) -> Outcomes | None:
 
 
 def detection_at(
-    rate: float, records: Sequence[CellRecord], shares: Mapping[Column, float], *, whole: bool
+    rate: float,
+    records: Sequence[CellRecord],
+    shares: Mapping[Column, float],
+    *,
+    whole: bool,
+    easier: Sequence[CellRecord] = (),
 ) -> DetectionAt:
     """Return the figures of a defense that detects, from its cells that are well.
 
     ``shares`` gives each column's robust accuracy, by which the worst is chosen; ``whole`` says whether every planned
-    cell that belongs to the joint game is among the records.
+    cell that belongs to the joint game is among the records. ``easier`` are those of smaller eps.
     """
     reason = obstacle((record for record in records if takes_part(record.cell.fpr, rate)), rate)
     if reason is not None:
@@ -153,7 +158,7 @@ def detection_at(
         false_positives=_false_positives(list(clean.values()), rate),
         unaware=_caught(min(white, key=shares.__getitem__, default=None), clean, records, rate),
         aware=_caught(min(aware, key=shares.__getitem__, default=None), clean, records, rate),
-        joint=worst_case(faced(records, rate)).score if whole else None,
+        joint=worst_case(faced(records, rate), faced([*clean.values(), *easier], rate)).score if whole else None,
     )
 
 

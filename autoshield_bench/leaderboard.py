@@ -97,9 +97,12 @@ class Leaderboard:
     """Prediction metrics that say more than the accuracies do."""
     remarks: tuple[str, ...]
     """One sentence per column that is scored in a way of its own: by distance, within a query budget, with targets,
-    along several gradient routes."""
+    along several gradient routes; and one where smaller eps take part in the worst case."""
     evidence: EvidenceCost
     """How much of it was taken."""
+
+
+_CARRIED = "What falls at a smaller eps of this norm counts as fallen in the worst case here."
 
 
 def build(results: ResultSet) -> list[Leaderboard]:
@@ -113,13 +116,16 @@ def build(results: ResultSet) -> list[Leaderboard]:
         threats = unique((cell.norm, cell.eps) for cell in here if cell.attack is not None) or [(None, None)]
         for norm, eps in threats:
             cells = [cell for cell in here if cell.attack is None or (cell.norm, cell.eps) == (norm, eps)]
-            boards.append(_board(cells, records, results.evidence_level, evidence))
+            smaller = [cell for cell in here if cell.norm == norm and (cell.eps or 0.0) < (eps or 0.0)]
+            easier = [records[cell] for cell in smaller if cell in records]
+            boards.append(_board(cells, records, easier, results.evidence_level, evidence))
     return boards
 
 
 def _board(
     cells: Sequence[CellId],
     records: Mapping[CellId, CellRecord],
+    easier: Sequence[CellRecord],
     level: Level,
     evidence: Mapping[EvidenceId, EvidenceRecord],
 ) -> Leaderboard:
@@ -129,7 +135,14 @@ def _board(
     found = [records[cell] for cell in cells if cell in records]
     pair, prediction = metrics_of(found)
     made = [
-        _row([cell for cell in cells if cell.defense == defense], records, columns, pair, prediction)
+        _row(
+            [cell for cell in cells if cell.defense == defense],
+            records,
+            [record for record in easier if record.cell.defense == defense],
+            columns,
+            pair,
+            prediction,
+        )
         for defense in unique(cell.defense for cell in cells)
     ]
     rows = _with_gains(made, found)
@@ -157,7 +170,7 @@ def _board(
         rows=tuple(rows),
         quality=tuple(pair),
         predictions=tuple(prediction[i] for i in news),
-        remarks=tuple(unique([*remarks_of(found), *route_remarks(found)])),
+        remarks=tuple(unique([*remarks_of(found), *route_remarks(found), *([_CARRIED] if easier else [])])),
         evidence=cost_of(level, (record for row in rows for record in row.evidence)),
     )
 
@@ -165,11 +178,15 @@ def _board(
 def _row(
     cells: Sequence[CellId],
     records: Mapping[CellId, CellRecord],
+    easier: Sequence[CellRecord],
     columns: Sequence[Column],
     pair: Sequence[Metric],
     prediction: Sequence[Metric],
 ) -> tuple[Row, Mapping[int, Outcomes]]:
-    """Return the row of one defense, and by seed what stands in its worst case."""
+    """Return the row of one defense, and by seed what stands in its worst case.
+
+    ``easier`` are its cells at smaller eps of the same norm: what fell there lies in this ball too.
+    """
     by_column: dict[Column | None, list[CellId]] = {None: []}
     for cell in cells:
         column = None if cell.attack is None else column_of(cell)
@@ -182,7 +199,7 @@ def _row(
     scores = [_column_score(by_column.get(column, ()), records, well[None]) for column in columns]
     rate = ranked_rate(own)
     incomplete = _incomplete(by_column, records, rate)
-    worst = WorstCase(standing={}) if incomplete else worst_case(faced(own, rate))
+    worst = WorstCase(standing={}) if incomplete else worst_case(faced(own, rate), faced([*well[None], *easier], rate))
     examples = _examples(columns, scores)
     crafted = well.get(examples, []) if examples else []
     found = [records[cell] for cell in cells if cell in records]
@@ -207,7 +224,7 @@ def _row(
         ),
         passes=Passes(passes_of(found, "attack"), passes_of(found, "score")),
         labels=labels_of(by_column, well, worst.score, incomplete, rate),
-        detection=_detection(by_column, records, own, dict(zip(columns, scores, strict=True))),
+        detection=_detection(by_column, records, own, easier, dict(zip(columns, scores, strict=True))),
     )
     return row, worst.standing
 
@@ -239,11 +256,13 @@ def _detection(
     by_column: Cells,
     records: Mapping[CellId, CellRecord],
     well: Sequence[CellRecord],
+    easier: Sequence[CellRecord],
     scores: Mapping[Column, Score | Absent],
 ) -> tuple[DetectionAt, ...]:
     shares = {column: score.share for column, score in scores.items() if isinstance(score, Score)}
     return tuple(
-        detection_at(rate, well, shares, whole=not _incomplete(by_column, records, rate)) for rate in rates_of(well)
+        detection_at(rate, well, shares, whole=not _incomplete(by_column, records, rate), easier=easier)
+        for rate in rates_of(well)
     )
 
 

@@ -147,12 +147,14 @@ def score_of(seeds: Sequence[int], counts: Sequence[tuple[float, int]]) -> Score
     )
 
 
-def worst_case(cells: Iterable[Faced]) -> WorstCase:
+def worst_case(cells: Iterable[Faced], easier: Iterable[Faced] = ()) -> WorstCase:
     """Return worst case and illusion gap over cells of one defense and threat, the clean cells among them.
 
-    No worst case where a seed has no white-box cell or no image that all its cells evaluated; no gap where a seed has
-    no gray-box cell. Of cells that are equally bad for an image, the last counts.
+    ``easier`` are attacked in smaller balls; an image that falls there has fallen, as far as they evaluated the images
+    in question. No worst case where a seed has no white-box cell or no image that all its cells evaluated; no gap where
+    a seed has no gray-box cell. Of cells that are equally bad for an image, the last counts.
     """
+    beside = list(easier)
     by_seed: dict[int, list[Faced]] = {}
     for cell in cells:
         by_seed.setdefault(cell.seed, []).append(cell)
@@ -162,6 +164,12 @@ def worst_case(cells: Iterable[Faced]) -> WorstCase:
         if not any(cell.access == "white-box" for cell in own):
             return WorstCase(standing={})
         left[seed] = standing([cell.outcomes for cell in own])
+        covering = [
+            restricted(cell.outcomes, left[seed].evaluated)
+            for cell in beside
+            if cell.seed == seed and not left[seed].evaluated & ~cell.outcomes.evaluated
+        ]
+        left[seed] = standing([*covering, left[seed]])
         images = left[seed].evaluated
         oblivious = [restricted(cell.outcomes, images) for cell in own if cell.access == "gray-box"]
         gray += [min(oblivious, key=_chosen_by)] if oblivious else []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from builders import cell, metric, record, result_set
+from builders import cell, drawn, metric, record, result_set
+from test_reporting import printed, whole
 
 from autoshield_bench.leaderboard import build
 from autoshield_bench.scores import Absent, Column, Score
@@ -138,6 +139,27 @@ def test_order_is_by_worst_case_never_by_gray_box_and_rows_without_one_come_last
     assert [row.defense for row in board.rows] == ["even", "strong", "weak", "oblivious"]
     assert board.rows[-1].scores[1] == Absent("not planned")
     assert board.rows[-1].labels == ("gray-box only",)
+
+
+def test_what_falls_in_a_smaller_ball_has_fallen_in_a_larger_one():
+    small = [record(cell("ae", "pgd", WHITE, eps=0.1), [1, 2, 3, 4, 5, 6])]
+    large = [record(cell("ae", "pgd", WHITE, eps=0.2), [0, 1, 2, 7, 8])]
+    few = [record(cell("ae", "fgsm", WHITE, eps=0.05), [1], range(2))]
+    other = [record(cell("ae", "pgd", WHITE, norm="l2", eps=0.1), [])]
+    clean = [record(cell("ae"), range(9))]
+    shares = {
+        (board.norm, board.eps): board.rows[0].worst_case.hits
+        for board in build(result_set(*clean, *large, *few, *small, *other))
+    }
+    # At 0.2, 0, 7 and 8 stand under its own attack and fell at 0.1; that at 0.05 saw too few images to say so.
+    assert shares == {("linf", 0.05): 1, ("linf", 0.1): 6, ("linf", 0.2): 2, ("l2", 0.1): 0}
+    draws = [drawn(cell("ae"), [20] * 3, size=3), drawn(cell("ae", "pgd", WHITE, eps=0.1), [20, 4, 9], size=3)]
+    draws.append(drawn(cell("ae", "pgd", WHITE, eps=0.2), [10, 20, 9], size=3))
+    *_, board = build(result_set(*draws))
+    assert board.eps == 0.2
+    assert board.rows[0].worst_case.share == pytest.approx((10 + 4 + 9) / 60)
+    assert "counts as fallen in the worst case here" in whole(printed(result_set(*clean, *large, *small), 120))
+    assert "counts as fallen" not in whole(printed(result_set(*clean, *large), 120))
 
 
 def test_one_board_per_data_set_model_norm_and_eps_sharing_the_clean_cell():
