@@ -61,8 +61,10 @@ def harness_hash() -> str:
 
 @functools.cache
 def evidence_hash() -> str:
-    """Return the hash of the checks that gate a rank."""
-    return hash_files(_PACKAGE, (_PACKAGE / "engine" / "evidence").rglob("*.py"))
+    """Return the hash of the checks that gate a rank, and of what they judge by and attack with."""
+    judged_by = [_PACKAGE / name for name in ("joint.py", "standing.py", "statistics.py", "verdicts.py")]
+    attacks = (_PACKAGE / "builtin" / "attacks").rglob("*.py")
+    return hash_files(_PACKAGE, [*(_PACKAGE / "engine" / "evidence").rglob("*.py"), *judged_by, *attacks])
 
 
 @functools.cache

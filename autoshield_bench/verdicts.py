@@ -21,6 +21,9 @@ RULINGS: tuple[Ruling, ...] = ("pass", "fail", "unproven", "not applicable")
 SHARE_OF_COST: Mapping[Level, float] = {"off": 0.0, "fast": 0.3, "full": 1.5}
 """Passes that the checks may spend, in units of those that the judged attacks spent."""
 
+NOT_MADE = "the check could not be made"
+"""How the words of a verdict begin where an error stood in the way."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:

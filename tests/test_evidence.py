@@ -14,8 +14,9 @@ from test_registry import aubench
 
 from autoshield_bench import load_suite, run
 from autoshield_bench.contracts import Defense, DefenseSpec, FitRequest
+from autoshield_bench.engine.evidence import probes
 from autoshield_bench.engine.evidence.judge import CHECKS
-from autoshield_bench.engine.evidence.probes import held_modules_of
+from autoshield_bench.engine.evidence.probes import _bytes, held_modules_of
 from autoshield_bench.engine.progress import Silence
 from autoshield_bench.errors import UsageError
 from autoshield_bench.hookspecs import hookimpl
@@ -80,6 +81,42 @@ class Alarm(Defense):
         return nearest + 1e-3 * x.flatten(1).mean(1)
 
 
+class Odd(torch.nn.Linear):
+    """Keeps weights that numpy does not know, and something that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2, dtype=torch.bfloat16)
+        self.register_buffer("scalar", torch.tensor(True))
+
+    def get_extra_state(self) -> dict[str, str]:
+        return {"note": "kept"}
+
+    def set_extra_state(self, state: Any) -> None:
+        return None
+
+
+@dataclass(kw_only=True)
+class Strange(Defense):
+    """Sound, with a network of a strange kind."""
+
+    def __post_init__(self) -> None:
+        self._network = Odd()
+
+    def purify(self, x: Tensor, rng: ImageRandom) -> Tensor:
+        return x * 0.98 + 0.01
+
+    def modules(self) -> list[torch.nn.Module]:
+        return [self._network]
+
+
+@dataclass(kw_only=True)
+class Flat(Defense):
+    """A detector that gives every image the same score."""
+
+    def anomaly_score(self, x: Tensor, classify: Callable[[Tensor], Tensor], rng: ImageRandom) -> Tensor:
+        return x.new_zeros(len(x))
+
+
 class Mine:
     """The manifest."""
 
@@ -89,6 +126,8 @@ class Mine:
     def aubench_defenses(self) -> Iterator[DefenseSpec]:
         yield DefenseSpec(name="hypocrite", factory=f"{__name__}:Hypocrite", summary="Two faces.")
         yield DefenseSpec(name="cut", factory=f"{__name__}:Cut", summary="Cuts the graph.")
+        yield DefenseSpec(name="strange", factory=f"{__name__}:Strange", summary="Strange weights.")
+        yield DefenseSpec(name="flat", factory=f"{__name__}:Flat", summary="The same for all.")
         yield DefenseSpec(name="learner", factory=f"{__name__}:Learner", summary="Never stops.")
         yield DefenseSpec(name="alarm", factory=f"{__name__}:Alarm", summary="Knows the validation part by heart.")
 
@@ -113,9 +152,11 @@ class Watch(Silence):
 
 @pytest.fixture
 def run_suite(tmp_path: Path) -> Runner:
-    def run_it(defenses: list[str], attacks: list[str], eps: str = "[0.1]", **options: Any) -> ResultSet:
+    def run_it(
+        defenses: list[str], attacks: list[str], eps: str = "[0.1]", norm: str = "linf", **options: Any
+    ) -> ResultSet:
         lines = ["schema = 1", 'name = "judged"', '[dataset]\nuse = "digits"', '[model]\nuse = "nearest-mean"']
-        lines += [f'[[threats]]\nnorm = "linf"\neps = {eps}']
+        lines += [f'[[threats]]\nnorm = "{norm}"\neps = {eps}']
         lines += [f"[[defenses]]\n{entry}" for entry in defenses] + [f"[[attacks]]\n{entry}" for entry in attacks]
         file = tmp_path / "judged.toml"
         file.write_text("\n".join(lines), encoding="utf-8")
@@ -157,7 +198,9 @@ def test_evidence_keeps_to_its_price(run_suite: Runner, level: str, share: float
     chain = 'use = "chain"\nlabel = "chain"\nstages = [{ use = "soften" }, { use = "quantise" }]'
     noise = 'use = "noise"\nparams = { level = 0.1 }'
     several = f'{PGD}\nlabel = "every route"\npaths = "all"\nstop_on_success = true\neot = 4'
-    results = run_suite([chain, noise, 'use = "none"'], [several], evidence=level)
+    long = 'use = "chain"\nlabel = "long"\nstages = [{ use = "soften" }, { use = "noise" }, { use = "quantise" }]'
+    results = run_suite([chain, noise, long, 'use = "none"'], [several], evidence=level)
+    assert len(results.evidence) == 4
     for own in results.evidence:
         assert own.level == level
         assert 0 < own.passes <= share * own.judged, own.where
@@ -224,6 +267,67 @@ def test_a_single_step_alone_is_no_evidence(run_suite: Runner) -> None:
     results = run_suite(['use = "none"'], ['use = "fgsm"\naccess = "white-box"'])
     assert rulings(results, "none")["iterative"] == "fail"
     assert "no iterative" in said(results, "none", "iterative")
+
+
+def test_nothing_asked_proves_nothing(run_suite: Runner) -> None:
+    cheap = 'use = "pgd"\naccess = "white-box"\nimages = 12\nparams = { steps = 2 }'
+    results = run_suite(['use = "none"'], [cheap], eps="[0.02]", evidence="fast")
+    assert rulings(results, "none", 0.02)["iterative"] == "unproven"
+    assert "buys no image only" in said(results, "none", "iterative")
+
+
+@pytest.mark.parametrize("eps", ["[0.3]", "[1.5]"])
+def test_an_attack_that_looks_for_the_nearest_point_need_not_go_far(run_suite: Runner, eps: str) -> None:
+    nearest = 'use = "ddn"\naccess = "white-box"\nimages = 60\nparams = { steps = 40 }'
+    results = run_suite(['use = "none"'], [nearest], eps=eps, norm="l2", limit=60)
+    assert rulings(results, "none", float(eps.strip("[]")))["reach"] == "pass"
+
+
+def test_weights_of_any_kind_are_watched(run_suite: Runner) -> None:
+    results = run_suite(['use = "strange"'], [PGD])
+    assert rulings(results, "strange")["live"] == "pass"
+    network = Odd()
+    before = {name: _bytes(value) for name, value in network.state_dict().items()}
+    with torch.no_grad():
+        network.weight[0, 0] += 1
+    after = {name: _bytes(value) for name, value in network.state_dict().items()}
+    assert {name for name in before if before[name] != after[name]} == {"weight"}
+
+
+def test_an_attack_on_thresholds_that_do_not_exist_is_no_defect_of_the_defense(run_suite: Runner) -> None:
+    aware = 'use = "detector-pgd"\naccess = "white-box"\nparams = { steps = 5, rounds = 1 }'
+    results = run_suite(['use = "flat"'], [PGD, aware], limit=60)
+    assert results.failed
+    found = rulings(results, "flat")
+    assert found["valid"] == "pass"
+    assert found["detector"] == "unproven"
+    assert "tells nothing apart" in said(results, "flat", "detector")
+
+
+def test_a_check_that_could_not_be_made_is_made_by_the_next_run(
+    run_suite: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(probes, "picture", lambda _case: 1 / 0)
+        first = run_suite(['use = "none"'], [PGD])
+    assert rulings(first, "none")["live"] == "unproven"
+    assert "the check could not be made: ZeroDivisionError" in said(first, "none", "live")
+    watch = Watch()
+    again = run_suite(['use = "none"'], [PGD], progress=watch)
+    assert (watch.cells, len(watch.judgements)) == (0, 1)
+    assert rulings(again, "none")["live"] == "pass"
+
+
+def test_what_falls_by_chance_tells_against_nobody(run_suite: Runner) -> None:
+    # So much noise that many an image is right in half of its draws, whatever the attack does.
+    noise = 'use = "noise"\nparams = { level = 0.5 }'
+    fit = 'use = "pgd"\naccess = ["white-box", "gray-box"]\nparams = { steps = 20 }\neot = 8'
+    results = run_suite([noise], [fit], eps="[0.02]")
+    (record,) = results.select("*/noise/*/white-box/*")
+    blurred = sum(5 < count < 15 for count in record.outcomes.draws.scored)
+    assert blurred > 40
+    assert rulings(results, "noise", 0.02)["black-box"] == "pass"
+    assert rulings(results, "noise", 0.02)["iterative"] == "pass"
 
 
 def test_a_failed_cell_is_a_failed_check(run_suite: Runner) -> None:

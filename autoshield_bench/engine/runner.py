@@ -37,7 +37,7 @@ from autoshield_bench.seeding import global_seed
 from autoshield_bench.store import ArtifactStore, read_json, write_bytes, write_json, write_text
 from autoshield_bench.suite_check import LoadedSuite, load_suite
 from autoshield_bench.suite_file import replaced
-from autoshield_bench.verdicts import LEVELS, Level, evidence_path, read_evidence, write_evidence
+from autoshield_bench.verdicts import LEVELS, NOT_MADE, Level, evidence_path, read_evidence, write_evidence
 
 if TYPE_CHECKING:
     from autoshield_bench.engine.scoring import Score, Scorer
@@ -228,7 +228,11 @@ def _unjudged(
 
 def _sound(path: Path, own: EvidencePlan) -> bool:
     try:
-        return path.exists() and read_evidence(path).key == own.key
+        if not path.exists():
+            return False
+        found = read_evidence(path)
+        # What could not be asked is asked again: whatever stood in the way may be gone.
+        return found.key == own.key and not any(verdict.text.startswith(NOT_MADE) for verdict in found.verdicts)
     except StoreError:
         return False
 

@@ -14,20 +14,29 @@ from torch import Tensor
 from autoshield_bench.contracts import ThreatModel
 from autoshield_bench.detection import RANKED_RATE
 from autoshield_bench.engine.crafting import Batch, Crafting, Networks
+from autoshield_bench.engine.decoys import decoys
 from autoshield_bench.engine.guard import check_logits
 from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline, Threshold
 from autoshield_bench.engine.stages import Workshop
 from autoshield_bench.errors import CellError
-from autoshield_bench.outcomes import Outcomes
+from autoshield_bench.joint import won
+from autoshield_bench.outcomes import Outcomes, mask_of
 from autoshield_bench.plan import AttackPlan, Cell, EvidencePlan, Use
 from autoshield_bench.results import CellRecord
 from autoshield_bench.routes import Route, declared_route
 from autoshield_bench.seeding import ImageRandom, derive_seed, global_seed
+from autoshield_bench.standing import indices
 from autoshield_bench.statistics import clopper_pearson
 from autoshield_bench.verdicts import SHARE_OF_COST, Level
 
 DRAWS = 20
 """Draws by which a stochastic defense is judged wherever an image counts as fallen."""
+
+CLEAR = 0.75
+"""Share of the draws that must agree before an image of a stochastic defense counts as standing, or as fallen.
+
+One that is right in half of its draws under any attack stands under one and falls under the next by chance; that it
+does both clearly, in 15 of 20 draws each, happens to fewer than one in 2,000 (binomial, at most 0.021 squared)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,16 +89,26 @@ class Case:
         """Return the cells that did not fail."""
         return [cell for cell in cells if self.record(cell) is not None]
 
-    def stands(self, cell: Cell) -> int:
-        """Return the mask of images that stand in a cell: right, or flagged where the defense detects.
+    def game(self, cell: Cell) -> Outcomes:
+        """Return what a cell came to in the joint game where the defense detects: flags count. Raises CellError."""
+        self.outcomes(cell)
+        found = won(self.records[cell.key], self.rate)
+        assert found is not None
+        return found
 
-        A clean image that is flagged is lost.
-        """
-        outcomes, flagged = self.outcomes(cell), 0
-        detection = self.records[cell.key].detection
-        if self.rate is not None and detection is not None:
-            flagged = detection.flagged[str(self.rate)] & outcomes.evaluated
-        return outcomes.correct & ~flagged if cell.attack is None else outcomes.correct | flagged
+    def stands(self, cell: Cell) -> int:
+        """Return the mask of images that clearly stand in a cell; see ``CLEAR``."""
+        found = self.game(cell)
+        if found.draws is None:
+            return found.correct
+        return _mask(found, [CLEAR * found.draws.n <= own for own in found.draws.scored])
+
+    def fell(self, cell: Cell) -> int:
+        """Return the mask of images that clearly fell in a cell."""
+        found = self.game(cell)
+        if found.draws is None:
+            return found.evaluated & ~found.correct
+        return _mask(found, [own <= (1 - CLEAR) * found.draws.n for own in found.draws.scored])
 
     def counted(self) -> list[Cell]:
         """Return the cells that the worst case is taken over: no detector-aware ones of another rate."""
@@ -105,7 +124,7 @@ class Case:
 
     @cached_property
     def standing(self) -> int:
-        """Mask of those that stand under all of them, and under the attacks at smaller eps."""
+        """Mask of those that clearly stand under all of them, and under the attacks at smaller eps."""
         own = [self.stands(cell) for cell in self.counted()]
         for cell in self.well(self.plan.easier):
             if cell.id.fpr in (None, self.rate):
@@ -128,6 +147,7 @@ class Case:
 
     def sample(self, images: Images, most: int, purpose: str) -> Images:
         """Return at most so many of them, drawn at random, the same ones each time."""
+        most = max(most, 0)
         if len(images) <= most:
             return images
         source = torch.Generator().manual_seed(derive_seed("evidence", purpose, self.plan.id.seed))
@@ -192,8 +212,8 @@ class Case:
 
     @property
     def left(self) -> int:
-        """Passes that may still be spent."""
-        return self.budget - self.counter.total()
+        """Passes that may still be spent; 0 where more were."""
+        return max(self.budget - self.counter.total(), 0)
 
     # -- attacks -----------------------------------------------------------------------------------------------------
 
@@ -237,19 +257,19 @@ class Case:
         """Return adversarial images, on the CPU."""
         found = []
         for rows in torch.split(torch.arange(len(images)), self.workshop.batch_size):
-            part = images.at(rows)
-            batch = Batch(
-                images=part.images.to(self.device),
-                labels=part.labels.to(self.device),
-                targets=None,
-                rng=self.rng(part, purpose),
-                decoys=lambda _rows, clean=part.images: clean,  # type: ignore[misc]
-            )
-            found.append(crafting.craft(batch)[0].cpu())
+            found.append(crafting.craft(self._batch(images.at(rows), purpose))[0].cpu())
         return torch.cat(found) if found else images.images
 
-    def fallen(self, x: Tensor, images: Images, purpose: str) -> Tensor:
-        """Return which images ``[N]`` are misclassified and not flagged, by most of their draws."""
+    def _batch(self, part: Images, purpose: str) -> Batch:
+        images, labels = part.images.to(self.device), part.labels.to(self.device)
+
+        def nearest(rows: Tensor) -> Tensor:
+            return decoys(self.workshop.data, images[rows.to(images.device)], labels[rows.to(labels.device)], None)
+
+        return Batch(images=images, labels=labels, targets=None, rng=self.rng(part, purpose), decoys=nearest)
+
+    def fallen(self, x: Tensor, images: Images, purpose: str, *, share: float = CLEAR) -> Tensor:
+        """Return which images ``[N]`` are misclassified and not flagged, in at least this share of their draws."""
         count = torch.zeros(len(images), dtype=torch.int64)
         draws = DRAWS if self.pipeline.stochastic else 1
         for rows in torch.split(torch.arange(len(images)), self.workshop.batch_size):
@@ -264,7 +284,7 @@ class Case:
                 if self.thresholds:
                     down &= (self.pipeline.excess(output.anomaly) <= 0).cpu()
                 count[rows] += down
-        return 2 * count > draws
+        return count >= share * draws
 
     def rng(self, images: Images, purpose: str) -> ImageRandom:
         """Return the images' randomness."""
@@ -274,3 +294,9 @@ class Case:
 def beyond(count: int, n: int, share: float) -> bool:
     """Return whether a count of images shows, at 99 %, that more than a share of all such images would be counted."""
     return clopper_pearson(count, n, confidence=0.98)[0] > share
+
+
+def _mask(outcomes: Outcomes, chosen: Sequence[bool]) -> int:
+    """Return the mask of the evaluated images that are chosen, which come in ascending order."""
+    places = zip(indices(outcomes.evaluated), chosen, strict=True)
+    return mask_of(outcomes.size, (image for image, taken in places if taken))

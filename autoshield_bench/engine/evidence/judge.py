@@ -12,7 +12,7 @@ from autoshield_bench.errors import CheckpointError, StoreError, WriteError
 from autoshield_bench.plan import EvidencePlan
 from autoshield_bench.results import CellRecord, cell_path, read_record
 from autoshield_bench.seeding import global_seed
-from autoshield_bench.verdicts import EvidenceRecord, Level, Verdict
+from autoshield_bench.verdicts import NOT_MADE, EvidenceRecord, Level, Verdict
 
 CHECKS = (
     "valid",
@@ -48,13 +48,13 @@ def judge(plan: EvidencePlan, level: Level, workshop: Workshop, directory: Path,
             raise
         except (Exception, SystemExit) as error:
             # A defense that cannot even be asked is not thereby robust.
-            text = f"the check could not be made: {describe_failure(error)}"
+            text = f"{NOT_MADE}: {describe_failure(error)}"
             found[check] = Verdict(check=check, ruling="unproven", text=text)
         workshop.progress.advance(len(found))
 
     take("valid", lambda: recorded.valid(case))
     if case.record(case.clean) is not None:
-        before = probes.picture(case)
+        before = _attempted(lambda: probes.picture(case))
         take("zero-budget", lambda: probes.zero_budget(case))
         take("randomness", lambda: probes.randomness(case))
         take("gradients", lambda: probes.gradients(case))
@@ -91,3 +91,11 @@ def _records(plan: EvidencePlan, directory: Path) -> dict[str, CellRecord]:
 
 def _passes(record: CellRecord) -> list[int]:
     return [count for component in record.passes.get("attack", {}).values() for count in component.values()]
+
+
+def _attempted(ask: Callable[[], dict[str, bytes]]) -> dict[str, bytes] | Exception:
+    """Return the answer, or the error for the check that needs it."""
+    try:
+        return ask()
+    except Exception as error:
+        return error

@@ -47,11 +47,13 @@ def noisy(case: Case, images: Images) -> Tensor:
 # -- live ---------------------------------------------------------------------------------------------------------
 
 
-def live(case: Case, before: dict[str, bytes]) -> Verdict:
+def live(case: Case, before: dict[str, bytes] | Exception) -> Verdict:
     """The defense is called and does something, nothing is in training mode, no weight changed during the attacks.
 
-    ``before`` is a picture of all weights from before the evidence's attacks.
+    ``before`` is a picture of all weights from before the evidence's attacks; why there is none is raised.
     """
+    if isinstance(before, Exception):
+        raise before
     wrong = list(_idle(case)) + list(_trains(case)) + list(_mixes(case))
     changed = sorted(name for name, value in picture(case).items() if before.get(name) != value)
     if changed:
@@ -360,10 +362,18 @@ def picture(case: Case) -> dict[str, bytes]:
         for number, module in enumerate(held_modules(stage))
     ]
     return {
-        f"{where} {name}": tensor.detach().cpu().contiguous().numpy().tobytes()
-        for where, network in networks
-        for name, tensor in network.state_dict().items()
+        f"{where} {name}": _bytes(value) for where, network in networks for name, value in network.state_dict().items()
     }
+
+
+def _bytes(value: object) -> bytes:
+    """Return what tells two states apart: a module may keep more than tensors there."""
+    if not isinstance(value, Tensor):
+        return repr(value).encode()
+    if value.is_quantized or value.is_sparse:
+        return repr(value.dequantize() if value.is_quantized else value.to_dense()).encode()
+    # As bytes, since numpy does not know every type of torch's.
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _logits(case: Case, images: Images, purpose: str, *, x: Tensor | None = None, gradients: bool = False) -> Tensor:

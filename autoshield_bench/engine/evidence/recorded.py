@@ -22,7 +22,10 @@ _REACH = 0.5
 
 def valid(case: Case) -> Verdict:
     """Every example lies in the ball and in [0, 1], and is finite; a cell that failed counts as broken."""
-    failed = [cell for cell in case.plan.cells if case.record(cell) is None]
+    failed = [cell for cell in case.plan.cells if case.record(cell) is None and cell.id.fpr is None]
+    if not failed:
+        # A detector-aware cell of another rate than the ranked one, which may have no threshold, takes no part.
+        failed = [cell for cell in case.plan.cells if case.record(cell) is None and cell.id.fpr == case.rate]
     if failed:
         record = case.records.get(failed[0].key)
         why = record.error if record is not None and record.error else "it has no result"
@@ -33,7 +36,7 @@ def valid(case: Case) -> Verdict:
             numbers={"failed": len(failed)},
         )
     outside, farthest, images = 0, 0.0, 0
-    for attack, found, clean in _examples(case, case.attacked):
+    for attack, found, clean in _examples(case, case.well(case.attacked)):
         away = distance(found, clean, attack.threat.norm)
         flat = found.flatten(1)
         sound = torch.isfinite(flat).all(1) & (flat >= 0).all(1) & (flat <= 1).all(1)
@@ -53,10 +56,15 @@ def reach(case: Case) -> Verdict:
     short: list[str] = []
     able = 0
     eps = case.plan.id.eps
-    for attack, found, clean in _examples(case, case.well(case.white)):
-        farthest = float(distance(found, clean, attack.threat.norm).max())
+    for cell in case.well(case.white):
+        attack = cell.attack
+        assert attack is not None
+        # Of a minimum-norm attack, wherever it went: what lies beyond the ball is scored as the clean image.
+        farthest = float(case.workshop.per_image(cell, attack)["distance"].max())
         walked = _walk(attack)
-        if farthest < _REACH * eps or (walked is not None and walked < eps):
+        # One that looks for the nearest point and finds one for every image has no reason to go farther.
+        nearest = attack.spec.search == "minimum-norm" and not case.stands(cell)
+        if not nearest and (farthest < _REACH * eps or (walked is not None and walked < eps)):
             why = f"{walked:g} in all its steps" if walked is not None and walked < eps else f"{farthest:.3g} at most"
             short.append(f"{attack.use.label} went {why}")
         else:
