@@ -199,6 +199,7 @@ def test_sound_defenses_are_what_they_declare(images):
     declared = {spec.name: spec for spec in manifest.aubench_defenses()}
     assert not declared["honest-quantiser"].differentiable
     assert declared["smoother"].stochastic
+    assert declared["noisy-smoother"].stochastic
     assert all(declared[own.spec_name(1)].stochastic is False for own in CANARIES)
 
 

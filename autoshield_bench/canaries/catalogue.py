@@ -179,6 +179,21 @@ SOUND = (
         factory="sound:Smoother",
         declares={"stochastic": True},
     ),
+    Sound(
+        use="noisy-smoother",
+        what="so much of it that many an image is right in half of its draws",
+        factory="sound:Smoother",
+        params={"deviation": 0.35},
+        declares={"stochastic": True},
+        suite="noisy",
+    ),
+    Sound(
+        use="detector",
+        what="a detector of what a blur changes, attacked by one that knows it",
+        factory="sound:Detector",
+        suite="aware",
+    ),
+    Sound(use="blur-l2", what="the blur in an L2 ball", factory="sound:Blur", suite="l2"),
     Sound(use="autoencoder", what="the built-in autoencoder", params=_AUTOENCODER),
     Sound(
         use="stacked-autoencoder",

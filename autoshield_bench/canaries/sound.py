@@ -6,7 +6,7 @@ They need not be good. What they declare is true, and the attacks that they are 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -102,6 +102,19 @@ class Blur(Defense):
         """Return the blurred image."""
         blurred: Tensor = gaussian_blur(x, [3, 3], [self.deviation, self.deviation])
         return blurred.clamp(0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detector(Defense):
+    """Flags what a blur changes more than it changes clean images; purifies nothing."""
+
+    deviation: float = 0.8
+    """Standard deviation of the kernel, in pixels."""
+
+    def anomaly_score(self, x: Tensor, classify: Callable[[Tensor], Tensor], rng: ImageRandom) -> Tensor:
+        """Return the mean absolute change."""
+        blurred: Tensor = gaussian_blur(x, [3, 3], [self.deviation, self.deviation])
+        return (x - blurred).abs().flatten(1).mean(1)
 
 
 @dataclass(frozen=True, kw_only=True)

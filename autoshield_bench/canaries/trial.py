@@ -58,12 +58,26 @@ _ATTACKS: dict[str, list[dict[str, Any]]] = {
         _ROUTES,
         {"use": "apgd", "access": ["white-box"], "params": {"loss": "margin", "steps": 40}, "eot": 3},
     ],
+    # A detector is judged by the joint game, which needs an attack that stays under its threshold.
+    "aware": [{"use": "detector-pgd", "access": ["white-box"]}],
+    "noisy": [_GRAY, {"use": "apgd", "access": ["white-box"], "params": {"loss": "margin", "steps": 24}, "eot": 4}],
+    "l2": [
+        _GRAY,
+        {"use": "apgd", "access": ["white-box"], "params": {"loss": "margin", "steps": 40}, "stop_on_success": True},
+    ],
     # What really stands needs an attack that finds nearly all there is to find.
     "targeted": [
         _GRAY,
         {"use": "apgd", "access": ["white-box"], "params": {"loss": "targeted-margin", "steps": 20}},
     ],
 }
+
+_THREATS: dict[str, dict[str, Any]] = {
+    "l2": {"norm": "l2", "eps": [1.0]},
+    # So small that the noise, and not the attack, decides about most images.
+    "noisy": {"norm": "linf", "eps": [0.04]},
+}
+"""Where a suite does not attack within the usual ball."""
 
 _AT_ONCE = 4
 """Defenses that a worker takes at a time."""
@@ -230,7 +244,7 @@ def suite(attacks: str, part: str, defenses: Sequence[dict[str, Any]]) -> dict[s
         "name": f"canaries-{attacks}-{part}",
         "dataset": {"use": "canary-digits"},
         "model": {"use": "small-cnn", "params": {"features": 12, "epochs": 20}},
-        "threats": [{"norm": "linf", "eps": [EPS]}],
+        "threats": [_THREATS.get(attacks, {"norm": "linf", "eps": [EPS]})],
         "defenses": list(defenses),
         "attacks": _ATTACKS[attacks],
     }
