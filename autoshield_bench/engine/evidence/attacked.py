@@ -117,7 +117,8 @@ def iterative(case: Case) -> Verdict:
     if not walking:
         text = "no iterative white-box attack was run"
         return Verdict(check="iterative", ruling="fail", text=text, numbers={})
-    common, standing = _common(case, walking)
+    beside = [cell for cell in case.easier if cell.id.access == "white-box" and is_iterative(case, cell) is not False]
+    common, standing = _common(case, walking, beside)
     single = [cell for cell in case.well(case.white) if known[cell.key] is False]
     n = common.bit_count()
     told, asked = 0, n
@@ -206,7 +207,7 @@ def _steps(cell: Cell) -> int:
 def black_box(case: Case) -> Verdict:
     """Attacks that see less break hardly any image that the white-box attacks left standing."""
     white = [cell for cell in case.well(case.white) if cell in case.counted()]
-    common, standing = _common(case, white)
+    common, standing = _common(case, white, [cell for cell in case.easier if cell.id.access == "white-box"])
     told = 0
     for cell in case.well(case.attacked):
         if cell.id.access != "white-box":
@@ -360,10 +361,13 @@ def _poor(case: Case, check: str, what: str) -> Verdict:
     return Verdict(check=check, ruling="unproven", text=text, numbers={})
 
 
-def _common(case: Case, cells: list[Cell]) -> tuple[int, int]:
-    """Return the masks of images that some cells all evaluated, and of those that stand under them and when clean."""
+def _common(case: Case, cells: list[Cell], easier: list[Cell]) -> tuple[int, int]:
+    """Return the masks of images that some cells all evaluated, and of those that stand when clean, under these cells
+    and under the ``easier`` ones: what a white-box attack found in a smaller ball, white-box attacks can find here."""
     common = case.evaluated
     standing = common & case.stands(case.clean)
+    for cell in easier:
+        standing &= case.stands(cell) | ~case.outcomes(cell).evaluated
     for cell in cells:
         common &= case.outcomes(cell).evaluated
         standing &= case.stands(cell)

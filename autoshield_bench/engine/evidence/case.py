@@ -115,6 +115,11 @@ class Case:
         return [cell for cell in self.well(self.plan.cells) if cell.id.fpr in (None, self.rate)]
 
     @cached_property
+    def easier(self) -> list[Cell]:
+        """The cells at smaller eps that belong to the worst case: what fell there lies in this ball too."""
+        return [cell for cell in self.well(self.plan.easier) if cell.id.fpr in (None, self.rate)]
+
+    @cached_property
     def evaluated(self) -> int:
         """Mask of the images that every counted cell evaluated."""
         own = [
@@ -126,9 +131,7 @@ class Case:
     def standing(self) -> int:
         """Mask of those that clearly stand under all of them, and under the attacks at smaller eps."""
         own = [self.stands(cell) for cell in self.counted()]
-        for cell in self.well(self.plan.easier):
-            if cell.id.fpr in (None, self.rate):
-                own.append(self.stands(cell) | ~self.outcomes(cell).evaluated)
+        own += [self.stands(cell) | ~self.outcomes(cell).evaluated for cell in self.easier]
         return reduce(and_, own, self.evaluated)
 
     @cached_property
