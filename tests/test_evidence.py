@@ -81,6 +81,23 @@ class Alarm(Defense):
         return nearest + 1e-3 * x.flatten(1).mean(1)
 
 
+@dataclass(kw_only=True)
+class Scorer(Defense):
+    """A detector that scores the brightness of an image, in a way that is not to be relied on."""
+
+    flaw: str = "none"
+
+    def anomaly_score(self, x: Tensor, classify: Callable[[Tensor], Tensor], rng: ImageRandom) -> Tensor:
+        score = x.flatten(1).square().mean(1)
+        if self.flaw == "noise":
+            return score + 0.05 * torch.randn(len(x))
+        if self.flaw == "company":
+            return score - score.mean()
+        if self.flaw == "flat":
+            return (score * 50).round().detach() / 50 + 0 * score
+        return score
+
+
 class Odd(torch.nn.Linear):
     """Keeps weights that numpy does not know, and something that is no tensor."""
 
@@ -128,11 +145,13 @@ class Mine:
         yield DefenseSpec(name="cut", factory=f"{__name__}:Cut", summary="Cuts the graph.")
         yield DefenseSpec(name="strange", factory=f"{__name__}:Strange", summary="Strange weights.")
         yield DefenseSpec(name="flat", factory=f"{__name__}:Flat", summary="The same for all.")
+        yield DefenseSpec(name="scorer", factory=f"{__name__}:Scorer", summary="Scores brightness.")
         yield DefenseSpec(name="learner", factory=f"{__name__}:Learner", summary="Never stops.")
         yield DefenseSpec(name="alarm", factory=f"{__name__}:Alarm", summary="Knows the validation part by heart.")
 
 
 PGD = 'use = "pgd"\naccess = ["white-box"]\nparams = { steps = 20 }'
+AWARE = 'use = "detector-pgd"\naccess = "white-box"\nparams = { steps = 10, rounds = 2 }'
 GRAY = 'use = "pgd"\nlabel = "oblivious"\naccess = ["gray-box"]\nparams = { steps = 20 }'
 
 
@@ -253,6 +272,22 @@ def test_a_detector_that_cries_wolf_is_caught(run_suite: Runner) -> None:
     results = run_suite(['use = "alarm"'], [PGD])
     assert rulings(results, "alarm")["detector"] == "fail"
     assert "was promised" in said(results, "alarm", "detector")
+
+
+@pytest.mark.parametrize(
+    ("flaw", "check", "words"),
+    [
+        ("noise", "randomness", "anomaly scores"),
+        ("company", "live", "anomaly scores"),
+        ("flat", "gradients", "moves and has no slope"),
+    ],
+)
+def test_scores_are_held_to_what_logits_are(run_suite: Runner, flaw: str, check: str, words: str) -> None:
+    entry = f'use = "scorer"\nlabel = "{flaw}"\nparams = {{ flaw = "{flaw}" }}'
+    results = run_suite([entry, 'use = "scorer"'], [PGD, AWARE])
+    assert rulings(results, flaw)[check] == "fail"
+    assert words in said(results, flaw, check)
+    assert rulings(results, "scorer")[check] == "pass"
 
 
 def test_steps_that_cannot_cross_the_ball_are_no_evidence(run_suite: Runner) -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autoshield_bench.contracts import Attack, ThreatModel
-from autoshield_bench.engine.evidence.case import Case, Images, beyond
+from autoshield_bench.contracts import ThreatModel
+from autoshield_bench.engine.evidence.case import Case, Images, beyond, poor
 from autoshield_bench.engine.evidence.recorded import is_iterative
 from autoshield_bench.plan import Cell
 from autoshield_bench.statistics import clopper_pearson
@@ -22,11 +22,14 @@ from autoshield_bench.verdicts import Verdict
 FEWEST = 500
 """Evaluated images below which nothing is said about convergence."""
 
-PARTS = {"unbounded": 0.1, "iterative": 0.1, "held-out": 0.2, "black-box": 0.2, "converged": 0.4}
+PARTS = {"unbounded": 0.1, "iterative": 0.1, "held-out": 0.25, "black-box": 0.2, "converged": 0.4}
 """Shares of the budget, in the order in which the checks are made."""
 
 _SPARE = 0.9
-"""What of it they may spend; the rest is for the last probes."""
+"""What of it they may spend; the rest is for what is not foreseen."""
+
+_LAST = 0.05
+"""Share of the whole budget that is kept for the last probes."""
 
 _STEPS = 20
 """Gradient steps of the checks' own attacks, where a check says nothing else."""
@@ -41,7 +44,11 @@ def affordable(case: Case, check: str, per_image: int) -> int:
     idle = case.evaluated.bit_count() < FEWEST or not case.standing
     later = [name for name in order[order.index(check) :] if name == check or not (idle and name == "converged")]
     remaining = sum(PARTS[name] for name in later)
-    return int(case.left * _SPARE * PARTS[check] / remaining) // max(per_image, 1)
+    return int(_spendable(case) * PARTS[check] / remaining) // max(per_image, 1)
+
+
+def _spendable(case: Case) -> float:
+    return max(min(case.left * _SPARE, case.left - _LAST * case.budget), 0.0)
 
 
 def _own(case: Case, steps: int, restarts: int = 1) -> tuple[str, dict[str, Any]]:
@@ -52,12 +59,8 @@ def _own(case: Case, steps: int, restarts: int = 1) -> tuple[str, dict[str, Any]
 
 
 def _pay(case: Case, steps: int, restarts: int = 1) -> int:
-    """Return the passes that the checks' own attack costs per image, with what judging costs."""
-    name, params = _own(case, steps, restarts)
-    registry = case.workshop.registry
-    runner: Attack = registry.make(registry.find("attack", f"autoshield-bench/{name}"), params)
-    evaluations = (runner.gradient_steps() or steps * restarts) + 1
-    return evaluations * case.unit * len(case.routes) + case.scoring
+    """Return the passes that the checks' own attack costs per image at most, with what judging costs."""
+    return case.price(*_own(case, steps, restarts)) + case.scoring
 
 
 def _strike(case: Case, images: Images, purpose: str, *, steps: int, restarts: int = 1) -> Tensor:
@@ -73,38 +76,43 @@ def unbounded(case: Case) -> Verdict:
     """Without bounds (L-infinity eps 1) the white-box attack breaks every image."""
     steps = 2 * _STEPS
     standing = case.test(case.stands(case.clean) & case.evaluated)
+    rounds = [_unbounded(case, steps, number) for number in range(3)]
+    dear = [case.price(name, params) + case.scoring for name, params in rounds]
     # Nearly every image falls within a few steps of the first route; where draws differ, none leaves before the end.
-    usual = _unbounded_pay(case, steps, 1)
-    if not case.pipeline.stochastic:
-        usual //= 2 * len(case.routes)
-    images = case.sample(standing, min(64, affordable(case, "unbounded", usual)), "unbounded")
+    usual = dear[0] if case.pipeline.stochastic else dear[0] // (2 * len(case.routes))
+    most = min(affordable(case, "unbounded", usual), int(_spendable(case) * _IF_NONE_FALLS) // dear[0])
+    images = case.sample(standing, min(64, most), "unbounded")
     if len(images) < 5:
-        return _poor(case, "unbounded", f"{len(images)} images")
-    left = images
-    for number, loss in enumerate(("margin", "cross-entropy", "margin")):
+        return poor(case, "unbounded", f"{len(images)} images")
+    left, unasked = images, 0
+    for number, (name, params) in enumerate(rounds):
         if number:
             # Those that stand are asked again with more restarts, as many as can be paid for: one is enough to fail.
-            most = affordable(case, "unbounded", _unbounded_pay(case, steps, 1 + number))
-            left = case.sample(left, most, "unbounded again")
-            if not len(left):
-                return _poor(case, "unbounded", "no second attack on those that stand")
-        params: dict[str, Any] = {"loss": loss, "steps": steps, "restarts": 1 + number}
-        crafting = case.crafting("pgd", params, threat=ThreatModel(norm="linf", eps=1.0))
-        if case.rate is not None:
-            crafting = case.crafting(*_own(case, steps, 1 + number), threat=ThreatModel(norm="linf", eps=1.0))
-        found = case.attack(crafting, left, f"unbounded {number}")
-        left = left.at(~case.fallen(found, left, "unbounded", share=0.5))
+            standing = left
+            left = case.sample(left, affordable(case, "unbounded", dear[number]), "unbounded again")
+            unasked += len(standing) - len(left)
         if not len(left):
             break
+        crafting = case.crafting(name, params, threat=ThreatModel(norm="linf", eps=1.0))
+        found = case.attack(crafting, left, f"unbounded {number}")
+        left = left.at(~case.fallen(found, left, "unbounded", share=0.5))
+    if unasked and not len(left):
+        return poor(case, "unbounded", f"no further attack on {unasked} images that stand")
     numbers: dict[str, Any] = {"images": len(images), "standing": len(left)}
     text = f"{len(left)} of {len(images)} images stand at L-infinity eps 1"
     return Verdict(check="unbounded", ruling="fail" if len(left) else "pass", text=text, numbers=numbers)
 
 
-def _unbounded_pay(case: Case, steps: int, restarts: int) -> int:
+_IF_NONE_FALLS = 0.5
+"""Share of what is left that the first attack may cost where no image falls."""
+
+
+def _unbounded(case: Case, steps: int, number: int) -> tuple[str, dict[str, Any]]:
     if case.rate is not None:
-        return _pay(case, steps, restarts)
-    return case.unit * steps * restarts * len(case.routes) + case.scoring
+        # Not with half the steps: in so large a ball steps are long, and 20 of them stop anywhere.
+        return "detector-pgd", {"steps": steps, "restarts": 1 + number, "rounds": 4}
+    loss = ("margin", "cross-entropy", "margin")[number]
+    return "pgd", {"loss": loss, "steps": steps, "restarts": 1 + number}
 
 
 # -- iterative ------------------------------------------------------------------------------------------------------
@@ -125,11 +133,10 @@ def iterative(case: Case) -> Verdict:
     for cell in single:
         told |= standing & case.fell(cell)
     if not single:
-        images = case.sample(
-            case.test(standing), affordable(case, "iterative", 2 * case.unit + case.scoring), "iterative"
-        )
+        cost = case.price("fgsm", {}) + case.scoring
+        images = case.sample(case.test(standing), affordable(case, "iterative", cost), "iterative")
         if standing and not len(images):
-            return _poor(case, "iterative", "no image")
+            return poor(case, "iterative", "no image")
         found = case.attack(case.crafting("fgsm", {}), images, "iterative")
         fallen = case.fallen(found, images, "iterative")
         told = _mask(images.indices[fallen])
@@ -137,10 +144,7 @@ def iterative(case: Case) -> Verdict:
     count = told.bit_count()
     first = count
     if beyond(count, max(asked, 1), _MAY_DIFFER):
-        images = case.test(told)
-        asked_again = case.sample(images, affordable(case, "iterative", _pay(case, _STEPS, 2)), "iterative again")
-        if len(asked_again):
-            count -= _found(case, asked_again, "iterative again", count)
+        count -= _found(case, case.test(told), "iterative again", count, affordable(case, "iterative", 1))
     failed = beyond(count, max(asked, 1), _MAY_DIFFER)
     again = "" if first == count else f" ({first} before the iterative attack was given more restarts)"
     return Verdict(
@@ -176,7 +180,7 @@ def converged(case: Case) -> Verdict:
         cost = _pay(case, steps, 2)
         images = case.sample(survivors, affordable(case, "converged", cost), "converged")
     if len(images) < min(len(survivors), _ENOUGH):
-        return _poor(case, "converged", f"{len(images)} of {len(survivors)} survivors")
+        return poor(case, "converged", f"{len(images)} of {len(survivors)} survivors")
     fallen = int(_strike(case, images, "converged", steps=steps, restarts=2).sum())
     low, high = (bound * len(survivors) / n for bound in clopper_pearson(fallen, len(images), confidence=0.98))
     more = fallen / len(images) * len(survivors) / n
@@ -228,11 +232,10 @@ def black_box(case: Case) -> Verdict:
     count = first
     if too_many(*first):
         # Had the white-box attack found them with more restarts, it was not blind to them.
-        room = affordable(case, "black-box", _pay(case, _STEPS, 2)) // 2
-        old, new = case.sample(case.test(told), room, "told"), case.sample(fallen, room, "fallen")
+        room = affordable(case, "black-box", 1) // 2
         count = (
-            first[0] - _found(case, old, "black-box told", first[0]),
-            first[1] - _found(case, new, "black-box fallen", first[1]),
+            first[0] - _found(case, case.test(told), "black-box told", first[0], room),
+            first[1] - _found(case, fallen, "black-box fallen", first[1], room),
         )
     text = (
         f"less knowing attacks of the suite break {count[0]} of {n} images that white-box ones left standing, and "
@@ -242,7 +245,7 @@ def black_box(case: Case) -> Verdict:
         text += f" ({first[0]} and {first[1]} before the white-box attack was given more restarts)"
     failed = too_many(*count)
     if not failed and len(images) < min(len(survivors), _ENOUGH // 2):
-        return _poor(case, "black-box", f"{len(images)} of {len(survivors)} survivors")
+        return poor(case, "black-box", f"{len(images)} of {len(survivors)} survivors")
     return Verdict(
         check="black-box",
         ruling="fail" if failed else "pass",
@@ -278,11 +281,19 @@ def _shown(count: int, asked: int, share: float) -> float:
     return clopper_pearson(count, asked, confidence=0.98)[0] * share if asked else 0.0
 
 
-def _found(case: Case, images: Images, purpose: str, of: int) -> int:
-    """Return how many of so many images the white-box attack finds itself, estimated from those given."""
+def _found(case: Case, images: Images, purpose: str, of: int, passes: int) -> int:
+    """Return how many of so many images the white-box attack finds itself, estimated from those given.
+
+    It takes as many steps as the judged ones, and as many restarts as so many passes buy: an attack weaker than theirs
+    would say nothing. Where they buy too little for that, some of the images get a shorter one.
+    """
+    judged = max(_STEPS, *(_steps(cell) for cell in case.well(case.white)))
+    ways = [(judged, 8), (judged, 4), (judged, 2), (_STEPS, 2)]
+    steps, restarts = next((way for way in ways if _pay(case, *way) * len(images) <= passes), ways[-1])
+    images = case.sample(images, passes // _pay(case, steps, restarts), purpose)
     if not len(images):
         return 0
-    return round(of * float(_strike(case, images, purpose, steps=_STEPS, restarts=2).float().mean()))
+    return round(of * float(_strike(case, images, purpose, steps=steps, restarts=restarts).float().mean()))
 
 
 # -- held-out -------------------------------------------------------------------------------------------------------
@@ -290,7 +301,8 @@ def _found(case: Case, images: Images, purpose: str, of: int) -> int:
 
 def held_out(case: Case) -> Verdict:
     """The defense is as robust on images that it cannot have met as on the test images."""
-    most = affordable(case, "held-out", 3 * _pay(case, _STEPS // 2))
+    # Three groups, each first judged as it is; and two of them by the bare classifier.
+    most = affordable(case, "held-out", 3 * (_pay(case, _STEPS // 2) + case.scoring) + 2)
     _fitting, (images, labels) = case.workshop.data.parts
     fresh = Images(images, labels, torch.arange(len(labels)) + (1 << 30))
     known = case.sample(case.test(case.evaluated), min(most, _HELD), "held-out")
@@ -300,7 +312,7 @@ def held_out(case: Case) -> Verdict:
         text = f"{case.standing.bit_count()} of {n} images stand: there is no robustness that memory could explain"
         return Verdict(check="held-out", ruling="not applicable", text=text, numbers={})
     if min(len(known), len(fresh)) < min(_FEWEST_HELD, len(labels)):
-        return _poor(case, "held-out", f"{min(len(known), len(fresh))} images")
+        return poor(case, "held-out", f"{min(len(known), len(fresh))} images")
     moved = Images(_shifted(fresh.images), fresh.labels, fresh.indices + (1 << 30))
     standing, clean = {}, {}
     for name, own in (("test", known), ("fresh", fresh), ("shifted", moved)):
@@ -353,12 +365,6 @@ def _shifted(images: Tensor) -> Tensor:
 
 
 # -- shared ---------------------------------------------------------------------------------------------------------
-
-
-def _poor(case: Case, check: str, what: str) -> Verdict:
-    more = "attack more images" if case.level == "full" else "take --evidence full, or attack more images"
-    text = f"its share of what the attacks cost buys {what} only; {more}"
-    return Verdict(check=check, ruling="unproven", text=text, numbers={})
 
 
 def _common(case: Case, cells: list[Cell], easier: list[Cell]) -> tuple[int, int]:

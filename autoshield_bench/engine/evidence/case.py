@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoshield_bench.contracts import ThreatModel
+from autoshield_bench.contracts import Attack, ThreatModel
 from autoshield_bench.detection import RANKED_RATE
 from autoshield_bench.engine.crafting import Batch, Crafting, Networks
 from autoshield_bench.engine.decoys import decoys
@@ -27,7 +27,7 @@ from autoshield_bench.routes import Route, declared_route
 from autoshield_bench.seeding import ImageRandom, derive_seed, global_seed
 from autoshield_bench.standing import indices
 from autoshield_bench.statistics import clopper_pearson
-from autoshield_bench.verdicts import SHARE_OF_COST, Level
+from autoshield_bench.verdicts import SHARE_OF_COST, Level, Verdict
 
 DRAWS = 20
 """Draws by which a stochastic defense is judged wherever an image counts as fallen."""
@@ -188,6 +188,12 @@ class Case:
         """The undefended classifier."""
         return Pipeline(self.networks.classifier, (), self.counter)
 
+    def classify(self, x: Tensor) -> Tensor:
+        """Return the logits of images that reach the classifier, as a detector may ask for them."""
+        self.counter.forward("classifier", len(x))
+        logits: Tensor = self.pipeline.classifier(x)
+        return logits
+
     @property
     def device(self) -> str:
         """Where to compute."""
@@ -200,8 +206,12 @@ class Case:
 
     @cached_property
     def forward(self) -> int:
-        """Passes that one image costs, once through the pipeline."""
-        return 1 + len(self.pipeline.stages) + (2 * len(self.pipeline.detectors) if self.thresholds else 0)
+        """Passes that one image costs, once through the pipeline; measured, since a detector may ask the classifier as
+        often as it likes."""
+        one, before = self.sample(self.test(self.evaluated), 1, "forward"), self.counter.total()
+        with torch.no_grad(), global_seed("evidence", "forward"):
+            self.pipeline(one.images.to(self.device), self.rng(one, "forward"), detect=bool(self.thresholds))
+        return max(self.counter.total() - before, 1)
 
     @property
     def unit(self) -> int:
@@ -212,6 +222,24 @@ class Case:
     def scoring(self) -> int:
         """Passes that it costs to see whether one image has fallen."""
         return self.forward * (DRAWS if self.pipeline.stochastic else 1)
+
+    def price(self, attack: str, params: Mapping[str, Any]) -> int:
+        """Return the passes that a built-in gradient attack costs at most for an image that never falls.
+
+        Of several routes the first is attacked in full; each of the others too, or, where the attack has a cheaper form
+        for a first look, by that, and the best of them in full. What a route finds is judged on the whole pipeline.
+        """
+        registry = self.workshop.registry
+        runner: Attack = registry.make(registry.find("attack", f"autoshield-bench/{attack}"), params)
+        look, beside = runner.first_look(), len(self.routes) - 1
+        # A run looks at its last point too, or at its first.
+        restarts = int(params.get("restarts", 0))
+        full, quick = ((own.gradient_steps() or 1) + restarts for own in (runner, look or runner))
+        if not beside:
+            return self.unit * full
+        follows = full + beside * quick + (full if look is not None else 0)
+        judgements = 1 + beside * (2 if look is not None else 1)
+        return self.unit * follows + judgements * self.forward * self.eot
 
     @property
     def left(self) -> int:
@@ -292,6 +320,17 @@ class Case:
     def rng(self, images: Images, purpose: str) -> ImageRandom:
         """Return the images' randomness."""
         return ImageRandom(derive_seed("evidence", purpose, self.plan.id.seed), images.indices.tolist())
+
+
+class TooFew(Exception):
+    """The budget does not buy what a check needs; the message says what it buys."""
+
+
+def poor(case: Case, check: str, what: str) -> Verdict:
+    """Return the verdict of a check that its budget buys too little for."""
+    more = "attack more images" if case.level == "full" else "take --evidence full, or attack more images"
+    text = f"its share of what the attacks cost buys {what} only; {more}"
+    return Verdict(check=check, ruling="unproven", text=text, numbers={})
 
 
 def beyond(count: int, n: int, share: float) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from autoshield_bench.engine.evidence import attacked, probes, recorded
-from autoshield_bench.engine.evidence.case import Case
+from autoshield_bench.engine.evidence import attacked, probes, recorded, slopes
+from autoshield_bench.engine.evidence.case import Case, TooFew, poor
 from autoshield_bench.engine.stages import Workshop, describe_failure
 from autoshield_bench.errors import CheckpointError, StoreError, WriteError
 from autoshield_bench.plan import EvidencePlan
@@ -46,6 +46,8 @@ def judge(plan: EvidencePlan, level: Level, workshop: Workshop, directory: Path,
                 found[check] = ask()
         except (CheckpointError, WriteError):
             raise
+        except TooFew as few:
+            found[check] = poor(case, check, str(few))
         except (Exception, SystemExit) as error:
             # A defense that cannot even be asked is not thereby robust.
             text = f"{NOT_MADE}: {describe_failure(error)}"
@@ -57,7 +59,7 @@ def judge(plan: EvidencePlan, level: Level, workshop: Workshop, directory: Path,
         before = _attempted(lambda: probes.picture(case))
         take("zero-budget", lambda: probes.zero_budget(case))
         take("randomness", lambda: probes.randomness(case))
-        take("gradients", lambda: probes.gradients(case))
+        take("gradients", lambda: slopes.gradients(case))
         take("reach", lambda: recorded.reach(case))
         take("detector", lambda: recorded.detector(case))
         take("unbounded", lambda: attacked.unbounded(case))
@@ -93,9 +95,9 @@ def _passes(record: CellRecord) -> list[int]:
     return [count for component in record.passes.get("attack", {}).values() for count in component.values()]
 
 
-def _attempted(ask: Callable[[], dict[str, bytes]]) -> dict[str, bytes] | Exception:
+def _attempted(ask: Callable[[], probes.Picture]) -> probes.Picture | Exception | SystemExit:
     """Return the answer, or the error for the check that needs it."""
     try:
         return ask()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return error

@@ -1,4 +1,4 @@
-"""Checks that ask the networks themselves: are they live, steady, and are their gradients what they claim to be?"""
+"""Checks that ask the networks themselves: are they live, and steady?"""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from autoshield_bench.engine.evidence.case import Case, Images, beyond
+from autoshield_bench.engine.evidence.case import Case, Images, TooFew, beyond
 from autoshield_bench.engine.pipeline import FittedStage
-from autoshield_bench.errors import CellError, GradientCut
-from autoshield_bench.margins import margins
-from autoshield_bench.seeding import ImageRandom, global_seed
+from autoshield_bench.seeding import global_seed
 from autoshield_bench.verdicts import Verdict
 
 PROBES = 64
@@ -24,17 +21,35 @@ PROBES = 64
 _PART = 0.15
 """Share of the budget that buys them."""
 
+_FEW = 8
+"""Images that more of it may be spent on, where that share buys fewer."""
+
+_PART_OF_FEW = 0.5
+"""How much more."""
+
+_FEWEST = 3
+"""Images below which nothing is said."""
+
 _QUESTIONS = 40
 """Passes through the pipeline that all probes together ask of an image, about."""
 
 _SAME = 1e-3
 """Largest difference, in units of the largest logit of an image, that counts as rounding."""
 
+_SAME_SCORE = 0.01
+"""The same for an anomaly score, in units of the spread of clean images: a divergence of nearly equal outputs rounds
+coarsely."""
+
 
 def probes(case: Case) -> Images:
-    """Return clean test images to ask about."""
-    affordable = int(case.budget * _PART) // (_QUESTIONS * case.forward)
-    return case.sample(case.test(case.evaluated), max(min(PROBES, affordable), 8), "probes")
+    """Return clean test images to ask about. Raises TooFew where the budget does not buy enough of them."""
+    usual, most = (int(case.budget * part) // (_QUESTIONS * case.forward) for part in (_PART, _PART_OF_FEW))
+    if not case.budget:
+        most = _FEW  # every attack failed, so that there is nothing to take a share of
+    images = case.sample(case.test(case.evaluated), min(PROBES, max(usual, min(_FEW, most))), "probes")
+    if len(images) < _FEWEST:
+        raise TooFew(f"{len(images)} images")
+    return images
 
 
 def noisy(case: Case, images: Images) -> Tensor:
@@ -47,15 +62,16 @@ def noisy(case: Case, images: Images) -> Tensor:
 # -- live ---------------------------------------------------------------------------------------------------------
 
 
-def live(case: Case, before: dict[str, bytes] | Exception) -> Verdict:
-    """The defense is called and does something, nothing is in training mode, no weight changed during the attacks.
+def live(case: Case, before: Picture | Exception | SystemExit) -> Verdict:
+    """The defense is called and does something, nothing is in training mode, no weight and no answer changed during the
+    attacks.
 
-    ``before`` is a picture of all weights from before the evidence's attacks; why there is none is raised.
+    ``before`` was taken before the evidence's attacks; why there is none is raised.
     """
-    if isinstance(before, Exception):
+    if isinstance(before, Exception | SystemExit):
         raise before
-    wrong = list(_idle(case)) + list(_trains(case)) + list(_mixes(case))
-    changed = sorted(name for name, value in picture(case).items() if before.get(name) != value)
+    wrong = [*_idle(case), *_trains(case), *_mixes(case), *_drifts(case, before.answers)]
+    changed = sorted(name for name, value in weights(case).items() if before.weights.get(name) != value)
     if changed:
         wrong.append(f"weights or buffers changed during the attacks: {', '.join(changed[:3])}")
     if wrong:
@@ -77,10 +93,12 @@ def _idle(case: Case) -> Iterator[str]:
                 yield f"{stage.component} overrides none of purify, defend and anomaly_score, so it is never called"
             if stage.replaces and not (stage.transforms or stage.detects):
                 replaced = stage.defense.defend(copy.deepcopy(case.networks.classifier)).eval()
+                case.counter.forward("classifier", 2 * len(x))
                 if torch.equal(replaced(x), case.networks.classifier(x)):
                     yield f"{stage.component} gives back a classifier that answers like the undefended one"
             if stage.transforms:
                 purified = stage.defense.purify(x.clone(), rng.child("stage", position))
+                case.counter.forward(stage.component, len(x))
                 if torch.equal(purified, x) and not (stage.detects or stage.replaces):
                     yield f"{stage.component} returns every one of {len(x)} images unchanged, clean and noisy"
                 x = purified
@@ -95,6 +113,10 @@ def _trains(case: Case) -> Iterator[str]:
         for stage in case.stages:
             if stage.transforms:
                 stage.defense.purify(x.clone(), rng)
+                case.counter.forward(stage.component, len(x))
+            if stage.detects:
+                stage.defense.anomaly_score(x.clone(), case.classify, rng)
+                case.counter.forward(stage.component, len(x))
             training = [
                 type(module).__name__
                 for held in held_modules(stage)
@@ -119,16 +141,26 @@ def _has_modes(module: nn.Module) -> bool:
 
 
 def _mixes(case: Case) -> Iterator[str]:
-    """Yield what is wrong where an image's logits depend on the images that it travels with."""
+    """Yield what is wrong where what becomes of an image depends on the images that it travels with."""
     images = probes(case)
-    together = _logits(case, images, "company")
-    halves = torch.split(torch.arange(len(images)).flip(0), max(len(images) // 4, 1))
-    apart = torch.empty_like(together)
-    for rows in halves:
-        apart[rows] = _logits(case, images.at(rows), "company")
-    different = int((_difference(together, apart) > _SAME).sum())
-    if different:
-        yield f"the logits of {different} of {len(images)} images depend on the images beside them in the batch"
+    together = answers(case, images, "company")
+    apart = Answers(torch.empty_like(together.logits), torch.empty_like(together.scores))
+    for rows in torch.split(torch.arange(len(images)).flip(0), max(len(images) // 4, 1)):
+        own = answers(case, images.at(rows), "company")
+        apart.logits[rows], apart.scores[rows] = own.logits, own.scores
+    for what, other in together.other(apart).items():
+        if count := int(other.sum()):
+            yield f"the {what} of {count} of {len(images)} images depend on the images beside them in the batch"
+
+
+def _drifts(case: Case, before: Answers) -> Iterator[str]:
+    """Yield what is wrong where the defense answers otherwise after the attacks than ``before`` them."""
+    images = probes(case)
+    if case.pipeline.stochastic:
+        return  # whether its draws are the declared ones alone, another check asks
+    for what, other in before.other(answers(case, images, "drift")).items():
+        if count := int(other.sum()):
+            yield f"the {what} of {count} of {len(images)} images are others after the attacks than before them"
 
 
 # -- zero-budget and randomness -------------------------------------------------------------------------------------
@@ -137,26 +169,36 @@ def _mixes(case: Case) -> Iterator[str]:
 def zero_budget(case: Case) -> Verdict:
     """Asked for gradients, the defense answers clean images as it does when it is scored."""
     images = probes(case)
-    plain = _logits(case, images, "zero")
-    asked = _logits(case, images, "zero", gradients=True)
-    changed = int(((plain.argmax(1) != asked.argmax(1)) & (_difference(plain, asked) > _SAME)).sum())
+    plain = answers(case, images, "zero")
+    asked = answers(case, images, "zero", gradients=True)
+    differs = plain.other(asked)
+    changed = int(((plain.logits.argmax(1) != asked.logits.argmax(1)) & differs["logits"]).sum())
+    scores = int(differs.get(_SCORES, torch.zeros(0)).sum())
     text = f"{changed} of {len(images)} predictions at eps 0 differ from those on clean images"
+    if scores:
+        text += f", and {scores} anomaly scores"
     return Verdict(
         check="zero-budget",
-        ruling="fail" if changed else "pass",
+        ruling="fail" if changed or scores else "pass",
         text=text,
         numbers={"changed": changed, "images": len(images)},
     )
 
 
 def randomness(case: Case) -> Verdict:
-    """Logits repeat themselves, or the defense declares itself stochastic and is averaged over draws (EOT)."""
+    """Outputs repeat themselves, or the defense declares itself stochastic and is averaged over draws (EOT)."""
     images = probes(case)
     declared = case.pipeline.stochastic
-    moved = int((_difference(_logits(case, images, "first"), _logits(case, images, "second")) > _SAME).sum())
+    differs = answers(case, images, "first").other(answers(case, images, "second"))
+    moved = {what: int(own.sum()) for what, own in differs.items() if bool(own.any())}
     # With the draws of a declared source of noise held fixed, what still jumps is noise of another source.
     jumps = _jumps(case, images)
-    numbers: dict[str, Any] = {"images": len(images), "moved": moved, "jumps": jumps, "eot": case.eot}
+    numbers: dict[str, Any] = {
+        "images": len(images),
+        "moved": max(moved.values(), default=0),
+        "jumps": jumps,
+        "eot": case.eot,
+    }
     wrong = None
     if beyond(jumps, len(images), 0.01):
         wrong = (
@@ -166,7 +208,8 @@ def randomness(case: Case) -> Verdict:
     elif declared and case.eot < 2:
         wrong = "the defense is stochastic and was attacked without averaging over draws; set eot"
     elif moved and not declared:
-        wrong = f"the logits of {moved} of {len(images)} images differ between two passes, and no EOT was used"
+        what, count = next(iter(moved.items()))
+        wrong = f"the {what} of {count} of {len(images)} images differ between two passes, and no EOT was used"
     if wrong is not None:
         return Verdict(check="randomness", ruling="fail", text=wrong, numbers=numbers)
     text = f"declared stochastic; gradients are averaged over {case.eot} draws" if declared else "the logits repeat"
@@ -174,7 +217,7 @@ def randomness(case: Case) -> Verdict:
 
 
 def _jumps(case: Case, images: Images) -> int:
-    """Return for how many images the logits answer a change of 1e-6 about as much as one of 0.01.
+    """Return for how many images logits or anomaly scores answer a change of 1e-6 about as much as one of 0.01.
 
     Asked at points in general position, so that a quantiser's steps, which lie on a grid, are not met by design.
     """
@@ -182,143 +225,24 @@ def _jumps(case: Case, images: Images) -> int:
     shape = images.images.shape[1:]
     start = 0.02 + 0.96 * images.images + rng.uniform(shape, "start", low=-0.01, high=0.01)
     signs = rng.normal(shape, "signs").sign()
-    here = _logits(case, images, "jumps", x=start)
-    near = torch.stack([_logits(case, images, "jumps", x=start + size * signs) for size in (1e-6, -1e-6)])
-    far = torch.stack([_logits(case, images, "jumps", x=start + size * signs) for size in (1e-2, -1e-2)])
-    small = (near - here).abs().amax((0, 2))
-    large = (far - here).abs().amax((0, 2))
-    scale = here.abs().amax(1).clamp_min(1e-30)
-    return int(((small > 0.25 * large) & (small > 1e-3 * scale)).sum())
-
-
-# -- gradients ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Slope:
-    """One part of the pipeline as a function from images to one number per image."""
-
-    name: str
-    stage: FittedStage | None
-    """None for the classifier."""
-
-
-def gradients(case: Case) -> Verdict:
-    """Gradients exist, are not zero under cross-entropy and margin alike, and agree with finite differences."""
-    images = probes(case)
-    x = images.images.to(case.device)
-    labels = images.labels.to(case.device)
-    rng = case.rng(images, "gradients")
-    wrong: list[str] = []
-    numbers: dict[str, Any] = {"images": len(images)}
-    try:
-        point = x.clone().requires_grad_()
-        with global_seed("evidence", "gradients"):
-            logits = case.pipeline(point, rng).logits
-        known = (logits.argmax(1) == labels).cpu()
-        zero = torch.ones(len(images), dtype=torch.bool)
-        losses = (functional.cross_entropy(logits, labels, reduction="none"), margins(logits, labels))
-        for loss in losses:
-            (gradient,) = torch.autograd.grad(loss.sum(), point, retain_graph=True, allow_unused=True)
-            if gradient is None:
-                raise GradientCut("no gradient reaches the images")
-            sizes = gradient.flatten(1).abs().amax(1).cpu()
-            if not bool(torch.isfinite(sizes).all()):
-                wrong.append(f"the gradients of {int((~torch.isfinite(sizes)).sum())} images are NaN or infinite")
-            zero &= sizes == 0
-        silent = int((zero & known).sum())
-        numbers |= {"silent": silent, "correct": int(known.sum())}
-        if beyond(silent, max(int(known.sum()), 1), 0.01):
-            wrong.append(f"zero under cross-entropy and margin for {silent} of {int(known.sum())} correct images")
-    except (GradientCut, RuntimeError) as error:
-        wrong.append(" ".join(str(error).split())[:200])
-    for slope in _slopes(case):
-        off, asked = _disagreements(case, slope, images)
-        numbers[f"disagree {slope.name}"] = off
-        if beyond(off, max(asked, 1), 0.05):
-            wrong.append(f"those of {slope.name} disagree with finite differences for {off} of {asked} images")
-    text = "; ".join(wrong) if wrong else "gradients are there, and agree with finite differences"
-    return Verdict(check="gradients", ruling="fail" if wrong else "pass", text=text, numbers=numbers)
-
-
-def _slopes(case: Case) -> Iterator[_Slope]:
-    for stage in case.stages:
-        if stage.transforms and stage.differentiable:
-            yield _Slope(stage.component, stage)
-    yield _Slope("the classifier", None)
-
-
-def _disagreements(case: Case, slope: _Slope, images: Images) -> tuple[int, int]:
-    """Return for how many images autograd's slope is not that of finite differences, and of how many asked.
-
-    In float64 where the stage computes in it, and in float32 with longer steps: the better of the two counts, since
-    what computes in float32 inside has no slope at small steps. Asked inside [0, 1], where clipping has no kink, along
-    the gradient and along a random direction. (0, 0) where the stage can be asked in neither.
-    """
-    rng = case.rng(images, "slopes")
-    shape = images.images.shape[1:]
-    start = (0.05 + 0.9 * images.images + rng.uniform(shape, "start", low=-0.01, high=0.01)).to(case.device)
-    seen = rng.normal(shape, "seen").to(start)
-    random = rng.normal(shape, "direction").to(start)
-    best: int | None = None
-    for precision, step in ((torch.float64, 1e-6), (torch.float32, 2e-3)):
-        try:
-            function = _function(case, slope, images, rng, precision, seen)
-            off = int(_compare(function, start.to(precision), random.to(precision), step).sum())
-        except (RuntimeError, TypeError, ValueError, CellError):
-            continue
-        best = off if best is None else min(best, off)
-        if best == 0:
-            break
-    return (0, 0) if best is None else (best, len(images))
-
-
-def _function(case: Case, slope: _Slope, images: Images, rng: ImageRandom, precision: torch.dtype, seen: Tensor) -> Any:
-    if slope.stage is None:
-        network = copy.deepcopy(case.pipeline.classifier).to(precision)
-
-        def classify(x: Tensor) -> Tensor:
-            logits: Tensor = network(x)
-            if logits.dtype != precision:
-                raise TypeError(f"computes in {logits.dtype}")
-            return margins(logits, images.labels.to(logits.device))
-
-        return classify
-    defense = copy.deepcopy(slope.stage.defense)
-    for module in held_modules_of(defense):
-        module.to(precision)
-    position = [own.component for own in case.pipeline.stages].index(slope.stage.component)
-    draws = rng.child("stage", position)
-
-    def purify(x: Tensor) -> Tensor:
-        with global_seed("evidence", "slopes"):
-            purified = defense.purify(x.clone(), draws)
-        if purified.dtype != precision:
-            raise TypeError(f"computes in {purified.dtype}")
-        return (purified * seen.to(precision)).flatten(1).sum(1)
-
-    return purify
-
-
-def _compare(function: Any, start: Tensor, random: Tensor, step: float) -> Tensor:
-    """Return per image whether the slopes disagree along any direction."""
-    point = start.clone().requires_grad_()
-    value = function(point)
-    (gradient,) = torch.autograd.grad(value.sum(), point, allow_unused=True) if value.requires_grad else (None,)
-    gradient = torch.zeros_like(start) if gradient is None else gradient
-    off = torch.zeros(len(start), dtype=torch.bool)
-    shape = (-1, *[1] * (start.dim() - 1))
-    for direction in (gradient.detach(), random):
-        length = direction.flatten(1).norm(dim=1)
-        unit = direction / length.clamp_min(1e-300 if start.dtype == torch.float64 else 1e-30).view(shape)
-        claimed = (gradient * unit).flatten(1).sum(1)
-        with torch.no_grad():
-            ahead, behind = function(start + step * unit), function(start - step * unit)
-        measured = (ahead - behind) / (2 * step)
-        rounding = 8 * torch.finfo(start.dtype).eps * value.detach().abs().clamp_min(1e-3) / step
-        size = torch.maximum(claimed.abs(), measured.abs())
-        off |= ((claimed - measured).abs() > 0.25 * size + rounding).cpu()
-    return off
+    here = answers(case, images, "jumps", x=start)
+    near, far = (
+        [answers(case, images, "jumps", x=start + size * signs) for size in (length, -length)]
+        for length in (1e-6, 1e-2)
+    )
+    jumps = torch.zeros(len(images), dtype=torch.bool)
+    units: dict[str, Tensor | float] = {"logits": _SAME * here.logits.abs().amax(1, keepdim=True).clamp_min(1e-30)}
+    units["scores"] = _SAME_SCORE
+    for what, least in units.items():
+        # Each score by itself, logits together: one of several detectors may be noisy, and the others not.
+        small, large = (
+            torch.stack([(getattr(own, what) - getattr(here, what)).abs() for own in both]).amax(0)
+            for both in (near, far)
+        )
+        if what == "logits":
+            small, large = small.amax(1, keepdim=True), large.amax(1, keepdim=True)
+        jumps |= ((small > 0.25 * large) & (small > least)).any(1)
+    return int(jumps.sum())
 
 
 # -- shared ---------------------------------------------------------------------------------------------------------
@@ -353,7 +277,20 @@ def held_modules_of(defense: object) -> list[nn.Module]:
     return list(found.values())
 
 
-def picture(case: Case) -> dict[str, bytes]:
+@dataclass(frozen=True)
+class Picture:
+    """The networks at one moment."""
+
+    weights: dict[str, bytes]
+    answers: Answers
+
+
+def picture(case: Case) -> Picture:
+    """Return the networks as they are now."""
+    return Picture(weights(case), answers(case, probes(case), "drift"))
+
+
+def weights(case: Case) -> dict[str, bytes]:
     """Return every weight and buffer of the classifier and the stages by name."""
     networks = [("classifier", case.networks.classifier), ("defended classifier", case.pipeline.classifier)]
     networks += [
@@ -368,25 +305,47 @@ def picture(case: Case) -> dict[str, bytes]:
 
 def _bytes(value: object) -> bytes:
     """Return what tells two states apart: a module may keep more than tensors there."""
+    if isinstance(value, dict | list | tuple):
+        entries = value.items() if isinstance(value, dict) else enumerate(value)
+        return b"".join(repr(key).encode() + _bytes(own) for key, own in entries)
     if not isinstance(value, Tensor):
-        return repr(value).encode()
-    if value.is_quantized or value.is_sparse:
-        return repr(value.dequantize() if value.is_quantized else value.to_dense()).encode()
+        # The words of an object that has none of its own hold its address, which another copy does not share.
+        return repr(value if type(value).__repr__ is not object.__repr__ else type(value)).encode()
+    if value.is_quantized or value.layout != torch.strided:
+        value = value.dequantize() if value.is_quantized else value.to_dense()
     # As bytes, since numpy does not know every type of torch's.
     return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def _logits(case: Case, images: Images, purpose: str, *, x: Tensor | None = None, gradients: bool = False) -> Tensor:
-    """Return logits ``[N, classes]`` in float64 on the CPU; the same purpose repeats declared draws, no others."""
+_SCORES = "anomaly scores"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the defense makes of images: logits ``[N, classes]``, and the scores of its detectors ``[N, detectors]`` in
+    units of their spread over clean images; in float64, on the CPU."""
+
+    logits: Tensor
+    scores: Tensor
+
+    def other(self, than: Answers) -> dict[str, Tensor]:
+        """Return by name which images have others, rounding apart."""
+        scale = torch.maximum(self.logits.abs(), than.logits.abs()).amax(1).clamp_min(1e-30)
+        found = {"logits": (self.logits - than.logits).abs().amax(1) / scale > _SAME}
+        if self.scores.shape[1]:
+            found[_SCORES] = (self.scores - than.scores).abs().amax(1) > _SAME_SCORE
+        return found
+
+
+def answers(case: Case, images: Images, purpose: str, *, x: Tensor | None = None, gradients: bool = False) -> Answers:
+    """Return what becomes of images; the same purpose repeats declared draws, no others."""
     point = (images.images if x is None else x).to(case.device).clone().requires_grad_(gradients)
     with torch.set_grad_enabled(gradients):
         # Undeclared draws from global state are not repeated: the purpose seeds them anew.
         with global_seed("evidence", purpose):
-            logits = case.pipeline(point, case.rng(images, purpose)).logits
-    return logits.detach().double().cpu()
-
-
-def _difference(one: Tensor, two: Tensor) -> Tensor:
-    """Return per image the largest difference of logits in units of the largest logit."""
-    scale = torch.maximum(one.abs(), two.abs()).amax(1).clamp_min(1e-30)
-    return (one - two).abs().amax(1) / scale
+            output = case.pipeline(point, case.rng(images, purpose), detect=bool(case.thresholds))
+    scores = [
+        (output.anomaly[name].detach().double().cpu() - own.value) / own.scale for name, own in case.thresholds.items()
+    ]
+    logits = output.logits.detach().double().cpu()
+    return Answers(logits, torch.stack(scores, 1) if scores else logits.new_zeros(len(images), 0))
