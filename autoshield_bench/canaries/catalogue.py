@@ -178,6 +178,7 @@ SOUND = (
         what="Gaussian noise, declared stochastic",
         factory="sound:Smoother",
         declares={"stochastic": True},
+        suite="drawn",
     ),
     Sound(
         use="noisy-smoother",

@@ -1,6 +1,6 @@
 """The trial: every canary and every sound defense through the harness, as a user would run them, and what it said.
 
-Four suites share one classifier. The *naive* one attacks by plain PGD on the cross-entropy along the declared
+The suites share one classifier. The *naive* one attacks by plain PGD on the cross-entropy along the declared
 gradients, which is what a careless author does, and under which most canaries look like good defenses: it is the
 evidence that has to tell. The *routes* one takes every gradient route, and the attack on the bare classifier as well:
 who merely hides scores must fall to it. The *fit* one, and for a network that is really robust the *targeted* one,
@@ -22,7 +22,6 @@ from typing import Any
 
 from autoshield_bench.canaries import manifest
 from autoshield_bench.canaries.catalogue import CANARIES, SOUND, STRENGTHS, Canary, Sound
-from autoshield_bench.engine.runner import run
 from autoshield_bench.errors import UsageError
 from autoshield_bench.leaderboard import build
 from autoshield_bench.registry import Registry
@@ -49,18 +48,24 @@ _ROUTES: dict[str, Any] = {
     "eot": 4,
 }
 
+_DRAWN: list[dict[str, Any]] = [
+    _GRAY,
+    {"use": "apgd", "access": ["white-box"], "params": {"loss": "margin", "steps": 24}, "eot": 4},
+]
+"""For noise, where every gradient costs several passes, and every image is judged by many draws."""
+
 _ATTACKS: dict[str, list[dict[str, Any]]] = {
     "naive": [{"use": "pgd", "access": ["white-box"], "params": {"steps": 20}}],
     "routes": [_GRAY, _ROUTES],
-    # Under noise an image may stand where an attack that stops at the first success left it: this one goes on.
     "fit": [
         _GRAY,
         _ROUTES,
-        {"use": "apgd", "access": ["white-box"], "params": {"loss": "margin", "steps": 40}, "eot": 3},
+        {"use": "apgd", "access": ["white-box"], "params": {"loss": "margin", "steps": 40}},
     ],
     # A detector is judged by the joint game, which needs an attack that stays under its threshold.
     "aware": [{"use": "detector-pgd", "access": ["white-box"]}],
-    "noisy": [_GRAY, {"use": "apgd", "access": ["white-box"], "params": {"loss": "margin", "steps": 24}, "eot": 4}],
+    "drawn": _DRAWN,
+    "noisy": _DRAWN,
     "l2": [
         _GRAY,
         {"use": "apgd", "access": ["white-box"], "params": {"loss": "margin", "steps": 40}, "stop_on_success": True},
@@ -224,6 +229,9 @@ def _parts(labels: Sequence[str]) -> list[tuple[str, ...]]:
 
 def judged(labels: Sequence[str], folder: str) -> tuple[Finding, ...]:
     """Run some defenses of one suite; networks are kept below ``folder``, where others find them."""
+    # Here, not above: who hands the work to others needs no torch, and they start the sooner.
+    from autoshield_bench.engine.runner import run
+
     chosen = [own for own in _everything() if own.label in labels]
     document = suite(chosen[0].suite, labels[0], [own.entry for own in chosen])
     results = run(
