@@ -15,6 +15,7 @@ from torch.nn import functional
 from autoshield_bench.contracts import ThreatModel
 from autoshield_bench.engine.evidence.case import Case, Images, beyond, poor
 from autoshield_bench.engine.evidence.recorded import is_iterative
+from autoshield_bench.margins import margins
 from autoshield_bench.plan import Cell
 from autoshield_bench.statistics import clopper_pearson
 from autoshield_bench.verdicts import Verdict
@@ -300,20 +301,21 @@ def _found(case: Case, images: Images, purpose: str, of: int, passes: int) -> in
 
 
 def held_out(case: Case) -> Verdict:
-    """The defense is as robust on images that it cannot have met as on the test images."""
-    # Three groups, each first judged as it is; and two of them by the bare classifier.
-    most = affordable(case, "held-out", 3 * (_pay(case, _STEPS // 2) + case.scoring) + 2)
+    """The defense is as robust on images that it cannot have met as on test images that are as hard."""
+    # Three groups, each first judged as it is; and by the bare classifier, to see how hard they are.
+    most = affordable(case, "held-out", 3 * (_pay(case, _STEPS // 2) + case.scoring) + 1 + _CHOICE + len(_SHIFTS))
     _fitting, (images, labels) = case.workshop.data.parts
     fresh = Images(images, labels, torch.arange(len(labels)) + (1 << 30))
     known = case.sample(case.test(case.evaluated), min(most, _HELD), "held-out")
-    fresh = case.sample(fresh, min(most, _HELD), "held-out")
+    fresh = case.sample(fresh, _CHOICE * min(most, _HELD), "held-out")
     n = case.evaluated.bit_count()
     if clopper_pearson(case.standing.bit_count(), n, confidence=0.98)[1] < _NEXT_TO_NOTHING:
         text = f"{case.standing.bit_count()} of {n} images stand: there is no robustness that memory could explain"
         return Verdict(check="held-out", ruling="not applicable", text=text, numbers={})
     if min(len(known), len(fresh)) < min(_FEWEST_HELD, len(labels)):
         return poor(case, "held-out", f"{min(len(known), len(fresh))} images")
-    moved = Images(_shifted(fresh.images), fresh.labels, fresh.indices + (1 << 30))
+    fresh = _as_hard(case, fresh, known)
+    moved = _shifted(case, fresh)
     standing, clean = {}, {}
     for name, own in (("test", known), ("fresh", fresh), ("shifted", moved)):
         right = ~case.fallen(own.images, own, "held-out clean")
@@ -323,7 +325,7 @@ def held_out(case: Case) -> Verdict:
             broken[right] = _strike(case, own.at(right), f"held-out {name}", steps=_STEPS // 2)
         standing[name] = int((~broken).sum())
     # What a shift by a pixel costs the undefended classifier itself is no sign of memory.
-    loss = max(0.0, _clean(case, fresh) - _clean(case, moved))
+    loss = max(0.0, _right(case, fresh) - _right(case, moved))
     failed = any(
         _above(own["test"], len(known), own["fresh"], len(fresh))
         or _above(own["test"], len(known), own["shifted"], len(moved), loss + _SHIFT_MAY_COST)
@@ -336,13 +338,16 @@ def held_out(case: Case) -> Verdict:
     }
     text = (
         f"robust on {shares['test']:.2f} of {len(known)} test images, {shares['fresh']:.2f} of {len(fresh)} validation "
-        f"images and {shares['shifted']:.2f} of those shifted by a pixel, under one short attack"
+        f"images as hard and {shares['shifted']:.2f} of those shifted by a pixel, under one short attack"
     )
     return Verdict(check="held-out", ruling="fail" if failed else "pass", text=text, numbers=shares)
 
 
 _HELD = 200
 _FEWEST_HELD = 100
+_CHOICE = 10
+"""Images among which one is chosen that is as hard as a given one."""
+_SHIFTS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 _NEXT_TO_NOTHING = 0.05
 _SHIFT_MAY_COST = 0.1
 
@@ -353,15 +358,44 @@ def _above(one: int, of: int, other: int, of_other: int, room: float = 0.0) -> b
     return low > high + room
 
 
-def _clean(case: Case, images: Images) -> float:
+def _bare_margins(case: Case, images: Images) -> Tensor:
+    """Return how far the undefended classifier is from erring ``[N]``, which says how hard the images are."""
     with torch.no_grad():
         logits = case.bare(images.images.to(case.device), case.rng(images, "bare")).logits.cpu()
-    return float((logits.argmax(1) == images.labels).float().mean())
+    return margins(logits, images.labels)
 
 
-def _shifted(images: Tensor) -> Tensor:
-    """Return the images moved by one pixel to the right and down; the border repeats."""
-    return functional.pad(images, (1, 0, 1, 0), mode="replicate")[..., :-1, :-1]
+def _right(case: Case, images: Images) -> float:
+    return float((_bare_margins(case, images) < 0).float().mean())
+
+
+def _as_hard(case: Case, images: Images, known: Images) -> Images:
+    """Return as many of the images as are known, each as hard as one of those; all, where there are no more.
+
+    A test set need not be as hard as the training set: MNIST's first half is easier, and breaks the less for it.
+    """
+    if len(images) <= len(known):
+        return images
+    distances = (_bare_margins(case, known)[:, None] - _bare_margins(case, images)[None]).abs()
+    chosen = []
+    for row in distances:
+        chosen.append(int(row.argmin()))
+        distances[:, chosen[-1]] = torch.inf
+    return images.at(torch.tensor(sorted(chosen)))
+
+
+def _shifted(case: Case, images: Images) -> Images:
+    """Return the images moved by one pixel, each in the direction in which it stays as hard as it was; the border
+    repeats."""
+    ways = []
+    for right, down in _SHIFTS:
+        padded = functional.pad(images.images, (1, 1, 1, 1), mode="replicate")
+        x = padded[..., 1 - down : 1 - down + images.images.shape[-2], 1 - right : 1 - right + images.images.shape[-1]]
+        ways.append(Images(x, images.labels, images.indices + (1 << 30)))
+    here = _bare_margins(case, images)
+    best = torch.stack([(_bare_margins(case, way) - here).abs() for way in ways]).argmin(0)
+    x = torch.stack([way.images for way in ways])[best, torch.arange(len(images))]
+    return Images(x, images.labels, images.indices + (1 << 30))
 
 
 # -- shared ---------------------------------------------------------------------------------------------------------
