@@ -5,10 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from builders import cell, record
 
 from autoshield_bench.engine.evidence import attacked
-from autoshield_bench.engine.evidence.case import Case
+from autoshield_bench.engine.evidence.case import Case, Images
 from autoshield_bench.results import CellRecord
 
 WHITE, GRAY = "white-box", "gray-box"
@@ -46,3 +47,25 @@ def test_white_box_attacks_found_what_they_found_in_a_smaller_ball() -> None:
     # 0, 1 and 2 stand in the larger ball and fell to a white-box attack in the smaller one, as did 5.
     assert attacked._common(case, own, beside) == (mask(*range(10)), mask(3, 4))
     assert attacked._common(case, own, []) == (mask(*range(10)), mask(0, 1, 2, 3, 4, 5))
+
+
+def test_held_out_images_are_as_hard_as_those_they_are_compared_with() -> None:
+    def bare(x: torch.Tensor, _rng: object) -> Any:
+        # The label is 0; what an image's first pixel says is how sure the classifier is of it.
+        return SimpleNamespace(logits=torch.stack([x[:, 0, 0, 0], torch.zeros(len(x))], 1))
+
+    def images(values: torch.Tensor, first: int) -> Images:
+        x = torch.zeros(len(values), 1, 4, 4) + values.view(-1, 1, 1, 1)
+        return Images(x, torch.zeros(len(values), dtype=torch.int64), torch.arange(len(values)) + first)
+
+    case: Any = SimpleNamespace(bare=bare, device="cpu", rng=lambda _images, _purpose: None)
+    easy = images(torch.linspace(0.8, 1.0, 20), 0)
+    mixed = images(torch.linspace(0.0, 1.0, 200), 1000)
+    chosen = attacked._as_hard(case, mixed, easy)
+    assert len(set(chosen.indices.tolist())) == len(easy)
+    assert abs(float(chosen.images.mean() - easy.images.mean())) < 0.01
+    assert attacked._as_hard(case, mixed, mixed) is mixed
+    ramp = Images(torch.arange(16.0).view(1, 1, 4, 4), easy.labels[:1], easy.indices[:1])
+    # Its first pixel is 0, and stays so where the image moves right or down, where the border repeats.
+    assert float(attacked._shifted(case, ramp).images[0, 0, 0, 0]) == 0
+    assert not torch.equal(attacked._shifted(case, ramp).images, ramp.images)
