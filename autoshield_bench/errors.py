@@ -62,6 +62,12 @@ class WriteError(StoreError):
     """The disk refuses; raised by the host alone."""
 
 
+class WorkerError(AubenchError):
+    """Worker processes cannot do their work, whatever the job."""
+
+    exit_code = 3
+
+
 class DataError(AubenchError):
     """A data set or checkpoint cannot be found, fetched or trusted."""
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import os
 import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -53,14 +56,35 @@ def resolve_device(wish: str) -> Device:
     may_have_cuda = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists() or Path("/dev/kfd").exists()
     if wish == "auto" and not may_have_cuda:
         return "cpu"  # on a Mac too: small networks run no faster on its GPU, and it is chosen by name
-    import torch
-
-    available: dict[str, bool] = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = _accelerators()
     if wish == "auto":
-        return "cuda" if available["cuda"] else "cpu"
-    if not available.get(wish, False):
+        return "cuda" if "cuda" in available else "cpu"
+    if wish not in available:
         raise ValueError(f"{wish} is not available on this machine")
     return "cuda" if wish == "cuda" else "mps"
+
+
+@functools.cache
+def _accelerators() -> dict[str, str]:
+    """Return the accelerators that torch finds, with their kind; asked in a process of its own."""
+    # This one stays without torch, and without a context on the device, which takes memory there.
+    done = subprocess.run([sys.executable, "-c", _QUESTION], capture_output=True, text=True, check=False)
+    try:
+        found = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        return {}
+    return {str(name): str(kind) for name, kind in found.items()}
+
+
+_QUESTION = """
+import json, torch
+found = {}
+if torch.cuda.is_available():
+    found["cuda"] = "sm%d%d" % torch.cuda.get_device_capability()
+if torch.backends.mps.is_available():
+    found["mps"] = "mps"
+print(json.dumps(found))
+"""
 
 
 def numeric_class(device: Device) -> str:
@@ -68,10 +92,7 @@ def numeric_class(device: Device) -> str:
     if device == "cpu":
         return f"cpu/{instruction_set()}/{torch_build()}"
     if device == "cuda":
-        import torch
-
-        major, minor = torch.cuda.get_device_capability()
-        return f"cuda/sm{major}{minor}/{torch_build()}"
+        return f"cuda/{_accelerators().get('cuda', '')}/{torch_build()}"
     return f"mps/{platform.machine()}/{torch_build()}"
 
 

@@ -98,7 +98,8 @@ class CellRecord:
     score_key: str
     """Key of the outcome together with the metrics taken on it."""
     cell: CellId
-    status: Literal["ok", "failed"]
+    status: Literal["ok", "failed", "crashed"]
+    """``crashed``: it took its worker process with it."""
     error: str | None = None
     """What failed, with the numbers; None where the cell is well."""
     outcomes: Outcomes | None = None
@@ -139,7 +140,8 @@ class CellRecord:
             expect(counts, dict.fromkeys(counts, int))
         fields["outcomes"] = Outcomes.from_json(fields["outcomes"]) if fields["outcomes"] else None
         fields["detection"] = Detection.from_json(fields["detection"]) if fields.get("detection") else None
-        if (fields["status"] == "ok") != (fields["outcomes"] is not None):
+        well = {"ok": True, "failed": False, "crashed": False}.get(fields["status"])
+        if well is not (fields["outcomes"] is not None):
             raise ValueError(f"status is {fields['status']!r}, which does not fit the outcomes")
         return cls(**fields)
 
@@ -187,7 +189,7 @@ class ResultSet:
     @property
     def failed(self) -> tuple[CellRecord, ...]:
         """Records of cells that failed."""
-        return tuple(record for record in self.records if record.status == "failed")
+        return tuple(record for record in self.records if record.status != "ok")
 
     def select(self, pattern: str) -> tuple[CellRecord, ...]:
         """Return the records whose id (``dataset/model/defense/attack/access/norm-eps/seed-n``) matches a shell

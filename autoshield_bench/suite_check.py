@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,10 @@ class LoadedSuite:
     registry: Registry = field(repr=False)
     folder: Path
     """Where relative checkpoint paths start."""
+    file: Path | None = None
+    """From which another process can load the same; None where plugins exist in this process alone."""
+    plugin_files: tuple[Path, ...] = ()
+    """Plugins that are single files."""
 
 
 def load_suite(source: str | Path, *, plugins: Sequence[object] = ()) -> LoadedSuite:
@@ -39,7 +44,9 @@ def load_suite(source: str | Path, *, plugins: Sequence[object] = ()) -> LoadedS
     every problem at once, one line each.
     """
     path = find_suite(source)
-    return check_suite(SuiteDocument.read(path), Registry.discover(plugins), path.parent)
+    loaded = check_suite(SuiteDocument.read(path), Registry.discover(plugins), path.parent)
+    files = tuple(own for own in plugins if isinstance(own, Path))
+    return dataclasses.replace(loaded, file=path, plugin_files=files) if len(files) == len(plugins) else loaded
 
 
 def find_suite(source: str | Path) -> Path:

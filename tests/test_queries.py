@@ -23,8 +23,8 @@ from autoshield_bench.contracts import (
 )
 from autoshield_bench.engine.access import attempt, target_for
 from autoshield_bench.engine.export import ExportOptions, export
+from autoshield_bench.engine.options import RunOptions, plan_for
 from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline
-from autoshield_bench.engine.runner import RunOptions, plan_for
 from autoshield_bench.engine.stages import other_classes
 from autoshield_bench.errors import AccessError, BudgetSpent, CellError, SuiteError
 from autoshield_bench.hookspecs import hookimpl

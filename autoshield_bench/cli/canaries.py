@@ -34,8 +34,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Hold the trial and print what became of each defense; return 1 where one was misjudged."""
-    from autoshield_bench.cli.process import prepare_process
     from autoshield_bench.cli.warnings import show_log
+    from autoshield_bench.engine.process import prepare_process
     from autoshield_bench.errors import UsageError
 
     if not 1 <= arguments.workers <= 64:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autoshield_bench.engine.runner import RunOptions
+    from autoshield_bench.engine.options import RunOptions
     from autoshield_bench.suite_check import LoadedSuite
 
 
@@ -59,7 +59,7 @@ def plugin_files(arguments: argparse.Namespace) -> tuple[Path, ...]:
 def load(arguments: argparse.Namespace) -> tuple[LoadedSuite, RunOptions]:
     """Return the suite that the arguments name and how to run it; plugins that could not load are warned of."""
     from autoshield_bench.cli.warnings import warn
-    from autoshield_bench.engine.runner import RunOptions
+    from autoshield_bench.engine.options import RunOptions
     from autoshield_bench.errors import PluginError
     from autoshield_bench.providers import FILE
     from autoshield_bench.suite_check import load_suite
@@ -80,6 +80,7 @@ def load(arguments: argparse.Namespace) -> tuple[LoadedSuite, RunOptions]:
         force=getattr(arguments, "force", False),
         batch_size=getattr(arguments, "batch_size", None),
         threads=getattr(arguments, "threads", None),
+        time_limit=getattr(arguments, "time_limit", None),
         evidence=arguments.evidence,
     )
     return loaded, options

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the plan."""
     from autoshield_bench import places
     from autoshield_bench.engine.estimate import estimate
-    from autoshield_bench.engine.runner import plan_for, results_directory
+    from autoshield_bench.engine.options import plan_for, results_directory
     from autoshield_bench.store import ArtifactStore
 
     loaded, options = load(arguments)

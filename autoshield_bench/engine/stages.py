@@ -70,7 +70,7 @@ class Workshop:
         self._journal = journal
         self._force = force
         self._read_only = read_only
-        self._made_now: set[str] = set()
+        self.made_now: set[str] = set()
         self._failed: dict[str, str] = {}
         self._classifiers: dict[str, nn.Module] = {}
         self._fitted: dict[str, FittedStage] = {}
@@ -356,7 +356,7 @@ class Workshop:
             raise
 
     def _cached(self, stage: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        if self._force and key not in self._made_now:
+        if self._force and key not in self.made_now:
             return None
         found = self._store.load(stage, key)
         if found is None and self._read_only:
@@ -367,7 +367,7 @@ class Workshop:
 
     def _save(self, stage: str, key: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         self._store.save(stage, key, tensors, facts)
-        self._made_now.add(key)
+        self.made_now.add(key)
 
     def _stage(self, stage: str, title: str, cell: Cell, images: int, passes: int | PassCounter) -> _Timed:
         self.progress.stage(title, images)

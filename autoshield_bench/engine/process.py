@@ -1,13 +1,17 @@
 """Settings of the process that computes: how it keeps memory and how its threads wait for each other.
 
-Only the command line makes them, before torch is loaded; a library has no business changing its host's process.
+Only the command line and workers make them, before torch is loaded; a library does not change its host's process.
 """
 
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import platform
+
+from autoshield_bench.engine.options import RunOptions
+from autoshield_bench.numeric import Device
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
 _LARGEST = 2**31 - 1
@@ -19,6 +23,17 @@ def prepare_process() -> None:
     """Prepare this process for long tensor work. Changes no result; the environment's own settings go first."""
     _wait_without_spinning()
     _keep_freed_memory()
+
+
+def for_workers(options: RunOptions, jobs: int | str, device: Device) -> RunOptions:
+    """Return the options for so many worker processes, or ``auto``, whose threads do not fight for the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Training takes two threads (see engine.stages); an accelerator is one, whatever the cores.
+    number = max(1, cores // 2) if jobs == "auto" and device == "cpu" else 1 if jobs == "auto" else int(jobs)
+    threads = options.threads
+    if threads is None and number > 1:
+        threads = max(1, cores // number)
+    return dataclasses.replace(options, jobs=number, threads=threads)
 
 
 def _wait_without_spinning() -> None:
