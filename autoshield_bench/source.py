@@ -33,6 +33,7 @@ _HARNESS = (
             "data",
             "decoys",
             "guard",
+            "integrity",
             "pipeline",
             "queries",
             "scoring",

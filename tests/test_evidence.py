@@ -16,7 +16,8 @@ from autoshield_bench import load_suite, run
 from autoshield_bench.contracts import Defense, DefenseSpec, FitRequest
 from autoshield_bench.engine.evidence import probes
 from autoshield_bench.engine.evidence.judge import CHECKS
-from autoshield_bench.engine.evidence.probes import _bytes, held_modules_of
+from autoshield_bench.engine.evidence.probes import _bytes
+from autoshield_bench.engine.integrity import held_modules_of
 from autoshield_bench.engine.progress import Silence
 from autoshield_bench.errors import UsageError
 from autoshield_bench.hookspecs import hookimpl

@@ -186,7 +186,7 @@ def _record(cell: Cell, scorer: Scorer, directory: Path, env: str) -> CellRecord
         strong=is_strong(cell),
         metrics=score.metrics,
         passes=score.passes,
-        facts=facts(cell, score.routes),
+        facts=facts(cell, score.routes, score.changed),
         **shared,
     )
 

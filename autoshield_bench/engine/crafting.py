@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from autoshield_bench.contracts import Attack, AttackRequest, ThreatModel
 from autoshield_bench.engine.access import attempt, target_for
 from autoshield_bench.engine.guard import check_adversarial
+from autoshield_bench.engine.integrity import check_untouched
 from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline, Threshold
 from autoshield_bench.errors import GradientCut
 from autoshield_bench.margins import margins
@@ -195,6 +196,7 @@ class Crafting:
         # What an attack draws from global state depends on its key and on the batch alone.
         with global_seed("attack", attack.key, *batch.rng.indices[:1]):
             returned = attempt(runner, request)
+        check_untouched({"images": (request.images, images), "labels": (request.labels, labels)}, self._who)
         return check_adversarial(returned, images, self._threat, self._who), target.spent
 
     def _draws(self) -> int:

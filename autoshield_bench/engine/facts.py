@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoshield_bench.plan import Cell
@@ -19,10 +19,14 @@ def trained_on(cell: Cell) -> list[str]:
     return sorted({stage.spec.trained_on for stage in cell.stages} - {"nothing"})
 
 
-def facts(cell: Cell, routes: Mapping[str, Mapping[str, int]] | None = None) -> dict[str, Any]:
+def facts(
+    cell: Cell, routes: Mapping[str, Mapping[str, int]] | None = None, changed: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return the provenance of a cell: who took part, with which parameters, through which gradients.
 
-    ``routes`` says what became of each gradient route, once it is known."""
+    ``routes`` says what became of each gradient route, and ``changed`` what plugins changed in the networks, once that
+    is known.
+    """
     found: dict[str, Any] = {
         "model": {
             "identity": cell.model.use.identity,
@@ -44,6 +48,8 @@ def facts(cell: Cell, routes: Mapping[str, Mapping[str, int]] | None = None) -> 
         "subset": {"images": cell.images, "rule": "stratified prefix of one fixed order"},
         "metrics": {use.label: use.identity for use in cell.metrics},
     }
+    if changed:
+        found["changed"] = list(changed)
     if cell.attack is not None:
         found["attack"] = {
             "identity": cell.attack.use.identity,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from autoshield_bench.contracts import MetricValues, PairMetric, PredictionMetric
 from autoshield_bench.engine.guard import check_aggregate, check_logits, check_values
+from autoshield_bench.engine.integrity import fenced, kept, networks_of
 from autoshield_bench.engine.pipeline import PassCounter, Pipeline
 from autoshield_bench.engine.stages import Passes, Workshop
 from autoshield_bench.errors import Unavailable
@@ -40,6 +42,8 @@ class Score:
     """None where the defense does not detect."""
     routes: Mapping[str, Mapping[str, int]]
     """What became of each gradient route of the attack; empty in a clean cell."""
+    changed: Sequence[str]
+    """What the plugins changed in the networks meanwhile, and was put back."""
 
 
 class _Counts:
@@ -77,6 +81,8 @@ class _Seen:
     """Where the pipeline is stochastic: how many of the draws for ``selection`` and of those ``scored`` classify each
     image correctly."""
     passes: Passes
+    changed: Sequence[str] = ()
+    """What was changed in the networks, and was put back."""
 
 
 class Scorer:
@@ -129,6 +135,7 @@ class Scorer:
             samples,
             self._detection(cell, clean, rows, seen, correct, size),
             {} if cell.attack is None else workshop.routes_taken(cell, cell.attack),
+            sorted({*seen.changed, *(() if cell.attack is None else workshop.changed_by(cell, cell.attack))}),
         )
 
     def _detection(
@@ -161,6 +168,13 @@ class Scorer:
         return self._clean[key]
 
     def _classify(self, cell: Cell, subset: Tensor, images: Tensor | None) -> _Seen:
+        workshop, changed = self._workshop, list[str]()
+        networks = networks_of(workshop.classifier(cell), workshop.stages(cell))
+        with kept(networks, changed.append), fenced(f"defense {cell.id.defense!r}", workshop.progress.warn):
+            seen = self._look(cell, subset, images)
+        return dataclasses.replace(seen, changed=tuple(changed))
+
+    def _look(self, cell: Cell, subset: Tensor, images: Tensor | None) -> _Seen:
         workshop = self._workshop
         # A count of its own: what a record says must not depend on which cells ran before it.
         counter = PassCounter()

@@ -20,6 +20,7 @@ from autoshield_bench.engine.crafting import Batch, Crafting, Networks
 from autoshield_bench.engine.data import Data
 from autoshield_bench.engine.decoys import decoys
 from autoshield_bench.engine.guard import check_images, check_logits
+from autoshield_bench.engine.integrity import fenced, kept, networks_of
 from autoshield_bench.engine.journal import Journal
 from autoshield_bench.engine.pipeline import FittedStage, PassCounter, Pipeline, Threshold, frozen
 from autoshield_bench.engine.progress import Progress
@@ -38,8 +39,9 @@ Passes = Mapping[str, Mapping[str, int]]
 
 Routes = Mapping[str, Mapping[str, int]]
 
-Crafted = tuple[Tensor, Tensor, Passes, Routes]
-"""Adversarial images, passes spent per image, passes by component, and what became of each gradient route."""
+Crafted = tuple[Tensor, Tensor, Passes, Routes, Sequence[str]]
+"""Adversarial images, passes spent per image, passes by component, what became of each gradient route, and what was
+changed in the networks meanwhile."""
 
 
 class Workshop:
@@ -114,7 +116,8 @@ class Workshop:
         passes = training_passes(len(images), recipe.epochs)
         title = f"train {model.use.label} (seed {model.seed})"
         with self._stage("train", title, cell, len(images) * recipe.epochs, passes):
-            with global_seed("train", model.seed, "steps"), _threads(TRAINING_THREADS):
+            fence = fenced(f"training {model.use.label}", self.progress.warn)
+            with global_seed("train", model.seed, "steps"), _threads(TRAINING_THREADS), fence:
                 train_classifier(
                     network,
                     images,
@@ -170,6 +173,7 @@ class Workshop:
             self._stage("fit", title, cell, len(images), passes),
             global_seed("fit", seed, stage.component),
             _threads(TRAINING_THREADS),
+            fenced(f"fitting {stage.component}", self.progress.warn),
         ):
             # Copies: what a defense does to them is its own affair.
             defense.fit(
@@ -197,7 +201,7 @@ class Workshop:
         A point that a minimum-norm attack found outside the cell's ball is no attack of that size: the clean image
         stands there.
         """
-        images, _spent, passes, _routes = self._crafted(cell, attack)
+        images, _spent, passes, *_ = self._crafted(cell, attack)
         if attack.spec.search == "minimum-norm":
             clean = self.data.test_images(self.data.test_subset(cell.images))
             beyond = distance(images, clean, attack.threat.norm) > attack.threat.eps
@@ -210,12 +214,16 @@ class Workshop:
         ``distance`` is float64 ``[N]``; ``passes`` counts passes through the target, forward and backward.
         """
         clean = self.data.test_images(self.data.test_subset(cell.images))
-        images, spent, _passes, _routes = self._crafted(cell, attack)
+        images, spent, *_ = self._crafted(cell, attack)
         return {"distance": distance(images, clean, attack.threat.norm), "passes": spent}
 
     def routes_taken(self, cell: Cell, attack: AttackPlan) -> Routes:
         """Return by gradient route on how many images it was tried, and how many fell to it."""
         return self._crafted(cell, attack)[3]
+
+    def changed_by(self, cell: Cell, attack: AttackPlan) -> Sequence[str]:
+        """Return what was changed in the networks while the attack ran, and put back afterwards."""
+        return self._crafted(cell, attack)[4]
 
     def _crafted(self, cell: Cell, attack: AttackPlan) -> Crafted:
         if self._latest_attack is None or self._latest_attack[0] != attack.key:
@@ -223,12 +231,12 @@ class Workshop:
             if found is None:
                 with self._once(attack.key):
                     crafted = self._run_attack(cell, attack)
-                images, spent, passes, routes = crafted
-                facts = {"passes": passes, "routes": routes}
-                self._save("attack", attack.key, {"adversarial": images, "spent": spent}, facts)
+                images, spent, passes, routes, changed = crafted
+                about = {"passes": passes, "routes": routes, "changed": list(changed)}
+                self._save("attack", attack.key, {"adversarial": images, "spent": spent}, about)
             else:
                 tensors, facts = found
-                crafted = (tensors["adversarial"], tensors["spent"], facts["passes"], facts["routes"])
+                crafted = tensors["adversarial"], tensors["spent"], facts["passes"], facts["routes"], facts["changed"]
             self._latest_attack = (attack.key, crafted)
         return self._latest_attack[1]
 
@@ -237,7 +245,13 @@ class Workshop:
         subset = self.data.test_subset(cell.images)
         crafting = self.crafting(cell, attack, counter)
         batches, spent = [], []
-        with self._stage("attack", attack.title(cell.id.defense), cell, len(subset), counter):
+        changed: list[str] = []
+        networks = networks_of(self.classifier(cell, attack.model), self._fit_all(cell, attack.model, attack.seen))
+        with (
+            self._stage("attack", attack.title(cell.id.defense), cell, len(subset), counter),
+            kept(networks, changed.append),
+            fenced(f"attack {attack.use.label!r} or a stage", self.progress.warn),
+        ):
             done = 0
             for indices in torch.split(subset, self.batch_size):
                 rng = ImageRandom(derive_seed("attack", cell.id.seed), indices.tolist())
@@ -247,7 +261,7 @@ class Workshop:
                 done += len(indices)
                 self.progress.advance(done)
         routes: Routes = {name: count.to_json() for name, count in crafting.counts.items()}
-        return torch.cat(batches), torch.cat(spent), counter.to_json(), routes
+        return torch.cat(batches), torch.cat(spent), counter.to_json(), routes, changed
 
     def crafting(self, cell: Cell, attack: AttackPlan, counter: PassCounter) -> Crafting:
         """Return what crafts an attack's images on the networks that it may see."""

@@ -89,6 +89,11 @@ class Case:
         """Return the cells that did not fail."""
         return [cell for cell in cells if self.record(cell) is not None]
 
+    def changed(self, cell: Cell) -> list[str]:
+        """Return what plugins changed in the networks while the cell was computed."""
+        record = self.records.get(cell.key)
+        return [] if record is None else [str(name) for name in record.facts.get("changed", [])]
+
     def game(self, cell: Cell) -> Outcomes:
         """Return what a cell came to in the joint game where the defense detects: flags count. Raises CellError."""
         self.outcomes(cell)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoshield_bench.engine.evidence.case import Case, Images, TooFew, beyond
+from autoshield_bench.engine.integrity import held_modules
 from autoshield_bench.engine.pipeline import FittedStage
 from autoshield_bench.seeding import global_seed
 from autoshield_bench.verdicts import Verdict
@@ -74,6 +75,9 @@ def live(case: Case, before: Picture | Exception | SystemExit) -> Verdict:
     changed = sorted(name for name, value in weights(case).items() if before.weights.get(name) != value)
     if changed:
         wrong.append(f"weights or buffers changed during the attacks: {', '.join(changed[:3])}")
+    put_back = sorted({name for cell in case.plan.cells for name in case.changed(cell)})
+    if put_back:
+        wrong.append(f"plugins changed the networks, which were put back: {', '.join(put_back[:3])}")
     if wrong:
         return Verdict(check="live", ruling="fail", text="; ".join(wrong), numbers={"changed": len(changed)})
     text = "the defense is called, no module that matters is in training mode, no weight changed"
@@ -246,35 +250,6 @@ def _jumps(case: Case, images: Images) -> int:
 
 
 # -- shared ---------------------------------------------------------------------------------------------------------
-
-
-def held_modules(stage: FittedStage) -> list[nn.Module]:
-    """Return every network that a stage holds in its fields, whether it lists it in ``modules`` or not."""
-    return held_modules_of(stage.defense)
-
-
-def held_modules_of(defense: object) -> list[nn.Module]:
-    """Return the networks among an object's fields, in lists, tuples, dictionaries and plain objects too."""
-    found: dict[int, nn.Module] = {}
-    waiting: list[Any] = [defense]
-    met: set[int] = set()
-    while waiting and len(met) < 10_000:
-        value = waiting.pop()
-        if id(value) in met:
-            continue
-        met.add(id(value))
-        if isinstance(value, nn.Module):
-            found[id(value)] = value
-        elif isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list | tuple | set):
-            waiting += value
-        elif hasattr(value, "__dict__") and not isinstance(value, type | Tensor):
-            waiting += vars(value).values()
-    modules = getattr(defense, "modules", None)
-    if callable(modules):
-        found |= {id(module): module for module in modules()}
-    return list(found.values())
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoshield_bench.engine.evidence.case import Case, Images, beyond
-from autoshield_bench.engine.evidence.probes import held_modules_of, noisy, probes
+from autoshield_bench.engine.evidence.probes import noisy, probes
+from autoshield_bench.engine.integrity import held_modules_of
 from autoshield_bench.engine.pipeline import FittedStage
 from autoshield_bench.errors import CellError, GradientCut
 from autoshield_bench.margins import margins
