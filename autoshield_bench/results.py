@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from autoshield_bench.errors import StoreError
 from autoshield_bench.outcomes import Detection, Outcomes, expect
-from autoshield_bench.store import read_json, write_json
+from autoshield_bench.store import read_json, read_sealed, write_sealed
 from autoshield_bench.verdicts import EvidenceId, EvidenceRecord, Level, evidence_path, read_evidence
 
 if TYPE_CHECKING:
@@ -215,12 +215,12 @@ class ResultSet:
 
 def write_record(directory: Path, record: CellRecord) -> None:
     """Publish a record below a results directory."""
-    write_json(directory / cell_path(record.key, record.cell), record.to_json())
+    write_sealed(directory / cell_path(record.key, record.cell), record.to_json())
 
 
 def read_record(path: Path) -> CellRecord:
     """Read one record. Raises StoreError naming the file where it cannot be trusted."""
-    value = read_json(path)
+    value = read_sealed(path)
     try:
         return CellRecord.from_json(value)
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:

@@ -119,6 +119,42 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"{path}: not valid JSON ({error}); delete it and run again") from error
 
 
+SEAL = "sha256"
+"""Field of a sealed JSON object: the SHA-256 of the canonical JSON of all the others."""
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Publish a JSON object as ``write_json`` does, with the checksum of its own body in the field ``sha256``."""
+    body = rounded(value)
+    write_json(path, {**body, SEAL: content_key(body)})
+
+
+def read_sealed(path: Path) -> Any:
+    """Return the value of a JSON file without its ``sha256``. One from before there were checksums has none to check.
+
+    Raises StoreError naming file and line where the file cannot be trusted or was altered.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) or SEAL not in value:
+        return value
+    seal = value.pop(SEAL)
+    if seal != content_key(value):
+        raise StoreError(
+            f"{path}:{_line_of(path, SEAL)}: {SEAL} is not that of the other fields: the file was altered or damaged; "
+            "delete it and run again"
+        )
+    return value
+
+
+def _line_of(path: Path, field: str) -> int:
+    """Return the line of a field of the outermost object, 1 where the file is laid out otherwise."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return 1
+    return next((number for number, line in enumerate(lines, 1) if line.startswith(f'  "{field}":')), 1)
+
+
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON value")
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from autoshield_bench.errors import StoreError
 from autoshield_bench.outcomes import expect
-from autoshield_bench.store import read_json, write_json
+from autoshield_bench.store import read_sealed, write_sealed
 
 EVIDENCE_SCHEMA = "aubench.evidence/1"
 
@@ -116,12 +116,12 @@ def evidence_path(key: str, where: EvidenceId) -> Path:
 
 def write_evidence(directory: Path, record: EvidenceRecord) -> None:
     """Publish a record below a results directory."""
-    write_json(directory / evidence_path(record.key, record.where), record.to_json())
+    write_sealed(directory / evidence_path(record.key, record.where), record.to_json())
 
 
 def read_evidence(path: Path) -> EvidenceRecord:
     """Read one record. Raises StoreError naming the file where it cannot be trusted."""
-    value = read_json(path)
+    value = read_sealed(path)
     try:
         return EvidenceRecord.from_json(value)
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import cell, metric, record
+from builders import cell, evidence, metric, record, result_set, verdict, write_results
 
+from autoshield_bench.cli.main import main
 from autoshield_bench.errors import StoreError
 from autoshield_bench.outcomes import Outcomes
 from autoshield_bench.results import CellRecord, cell_path, load_results, read_record, write_record
@@ -20,11 +21,13 @@ from autoshield_bench.store import (
     canonical,
     content_key,
     read_json,
+    read_sealed,
     rounded,
     write_bytes,
     write_json,
     write_text,
 )
+from autoshield_bench.verdicts import evidence_path, read_evidence, write_evidence
 
 KEY = "ab" * 32
 
@@ -323,6 +326,81 @@ def test_a_record_comes_back_as_it_was(tmp_path):
     failed = record(cell("none"), error="why, with 3 numbers: 1 2")
     write_record(tmp_path, failed)
     assert read_record(tmp_path / cell_path(failed.key, failed.cell)) == failed
+
+
+def altered(path: Path, before: str, after: str) -> Path:
+    text = path.read_text(encoding="utf-8")
+    assert text.count(before) == 1
+    path.write_text(text.replace(before, after), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"correct": "209"', '"correct": "20b"'),  # one more image stands
+        ('"strong": true', '"strong": false'),
+        ('"value": 20.5', '"value": 20.6'),
+        ('"eps": 0.1', '"eps": 0.2'),
+        ('"schema": "aubench.cell/1"', '"schema": "aubench.cell/1", "unheard": 1'),
+    ],
+)
+def test_a_record_that_was_altered_is_refused_with_file_and_line(tmp_path, before, after):
+    own = full_record()
+    write_record(tmp_path, own)
+    path = altered(tmp_path / cell_path(own.key, own.cell), before, after)
+    line = 1 + path.read_text(encoding="utf-8").splitlines().index(f'  "sha256": "{read_json(path)["sha256"]}",')
+    with pytest.raises(StoreError) as caught:
+        read_record(path)
+    assert str(caught.value).startswith(f"{path}:{line}: sha256 ")
+    assert "delete it and run again" in str(caught.value)
+
+
+def test_an_altered_record_is_left_out_named_and_seen_in_the_exit_code(tmp_path, capsys):
+    clean, attacked = record(cell("none"), range(9)), record(cell("none", "pgd", "white-box"), [1, 2])
+    ours, sound = tmp_path / "ours", tmp_path / "sound"
+    for directory in (ours, sound):
+        write_results(directory, result_set(clean, attacked))
+    assert main(["show", str(ours), "--json"]) == 0
+    path = altered(ours / cell_path(attacked.key, attacked.cell), '"correct": "6"', '"correct": "3ff"')
+    found = load_results(ours)
+    assert [own.key for own in found.records] == [clean.key]
+    assert list(found.missing) == [attacked.cell]
+    capsys.readouterr()
+    for command in (["show", str(ours)], ["compare", str(sound), str(ours)]):
+        assert main(command) == 3
+        assert f"warning: {path}:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seal", ['"0"', "null", "[[]]", '{"a": 1}'])
+def test_a_checksum_of_another_kind_is_refused_in_one_line(tmp_path, seal):
+    path = tmp_path / "x.json"
+    path.write_text(f'{{"a": 1, "sha256": {seal}}}', encoding="utf-8")
+    with pytest.raises(StoreError, match=r"x\.json:1: sha256 .*altered"):
+        read_sealed(path)
+
+
+def test_evidence_that_was_altered_is_refused_with_file_and_line(tmp_path):
+    own = evidence("autoencoder", verdict("converged", "fail", "falls further"))
+    write_evidence(tmp_path, own)
+    path = tmp_path / evidence_path(own.key, own.where)
+    assert read_evidence(path) == own
+    with pytest.raises(StoreError, match=r"\.json:\d+: sha256 .*altered"):
+        read_evidence(altered(path, '"ruling": "fail"', '"ruling": "pass"'))
+
+
+def test_the_layout_of_a_record_is_no_part_of_its_checksum(tmp_path):
+    own = full_record()
+    write_record(tmp_path, own)
+    path = tmp_path / cell_path(own.key, own.cell)
+    path.write_text(json.dumps(dict(reversed(read_json(path).items()))), encoding="utf-8")
+    assert read_record(path) == own
+
+
+def test_a_record_from_before_there_were_checksums_is_read(tmp_path):
+    own = full_record()
+    write_json(tmp_path / "x.json", own.to_json())
+    assert read_record(tmp_path / "x.json") == own
 
 
 def test_masks_hold_any_image_of_a_large_test_set():
