@@ -2,31 +2,46 @@
 
 Guarantee: a reader sees the old file or the new one, never a part; a file that was published survives a crash of the
 program and, as far as the file system keeps its promise on fsync, of the machine. The price is one fsync per file and
-one per directory, which a cell that took seconds does not notice.
+one per directory, which a cell that took seconds does not notice. What a killed writer leaves is a hidden temporary
+file, which ``sweep`` removes; one whose writer lives is locked by it, and stays.
 
 An artifact is a directory ``<stage>/<key>/`` with ``tensors.safetensors`` and, written last, ``manifest.json`` with
 its SHA-256. An artifact without a manifest does not exist; one whose bytes differ is set aside and built anew.
+Processes that share a cache publish an artifact one after the other; each then finds it whole, whichever came last.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import math
 import os
-import tempfile
+import re
+import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoshield_bench import effects
 from autoshield_bench.errors import StoreError, WriteError
+from autoshield_bench.locks import HeldError, lock, remove_abandoned, try_lock
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+"""Name of the lock file in a results directory."""
+
+TENSORS, MANIFEST = "tensors.safetensors", "manifest.json"
+"""Files of an artifact; without the second there is none."""
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+"""Names of files that are being written."""
 
 LARGEST_JSON = 32 * 1024 * 1024
 """Bytes of a JSON file that are read at most."""
@@ -67,27 +82,92 @@ def rounded(value: Any) -> Any:
 def write_bytes(path: Path, data: bytes) -> None:
     """Publish ``data`` as ``path``: temporary file beside it, fsync, replace, fsync of the directory.
 
-    Raises StoreError naming the path where the disk refuses.
+    Raises WriteError naming the path where the disk refuses.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
+    with writing(path):
+        make_directory(path.parent)
+        temporary, descriptor = _open_temporary(path)
+        # A second descriptor keeps the file locked after the first is closed, until it has its name: see ``sweep``.
+        keeper = os.dup(descriptor)
         try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
+            try:
+                effects.write(descriptor, data)
+                effects.permit(descriptor)
+                effects.sync(descriptor)
+            finally:
+                effects.close(descriptor)
+            effects.replace(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                effects.remove(temporary)
             raise
-        _sync_directory(path.parent)
+        finally:
+            os.close(keeper)
+        effects.sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses while ``path`` is written into a WriteError that names it."""
+    try:
+        yield
     except OSError as error:
         raise WriteError(
             f"{path}: cannot be written ({error.strerror or error}); free space or choose another place"
         ) from error
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and those above it, each of them on the disk before what goes into it."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    with contextlib.suppress(FileExistsError):
+        effects.make_directory(path)
+    effects.sync_directory(path.parent)
+
+
+def _open_temporary(path: Path) -> tuple[Path, int]:
+    """Return a new file beside ``path``, locked so that nobody takes it for that of a dead process."""
+    while True:
+        temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.tmp"
+        descriptor = effects.open_new(temporary)
+        if try_lock(descriptor) != "busy" and os.fstat(descriptor).st_nlink:
+            return temporary, descriptor
+        os.close(descriptor)
+
+
+def sweep(directory: Path) -> int:
+    """Remove the temporary files that dead processes left below a directory, and return how many there were.
+
+    Symbolic links are not followed. What cannot be removed stays, since it does no harm.
+    """
+    removed = 0
+    for folder, _folders, files in os.walk(directory):
+        for name in files:
+            if _TEMPORARY.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    removed += remove_abandoned(Path(folder) / name)
+    return removed
+
+
+@contextlib.contextmanager
+def results_lock(directory: Path) -> Iterator[None]:
+    """Hold a results directory, which one run at a time may write to, and sweep what a killed one left there.
+
+    Raises HeldError where another run holds it, saying which; WriteError where the directory cannot be written.
+    """
+    own = directory / LOCK
+    with writing(own):
+        make_directory(directory)
+    with contextlib.ExitStack() as stack:
+        try:
+            with writing(own):
+                stack.enter_context(lock(own))
+        except HeldError as error:
+            raise HeldError(f"{directory}: {error}; wait until it ends, or choose another --results-dir") from error
+        sweep(directory)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:
@@ -159,12 +239,8 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+class DamagedError(StoreError):
+    """An artifact is not what its manifest says."""
 
 
 class ArtifactStore:
@@ -179,7 +255,7 @@ class ArtifactStore:
 
     def has(self, stage: str, key: str) -> bool:
         """Return whether the artifact was published. Its bytes are checked when it is read."""
-        return (self.directory(stage, key) / "manifest.json").is_file()
+        return (self.directory(stage, key) / MANIFEST).is_file()
 
     def save(self, stage: str, key: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Publish tensors, with facts about them (passes spent, sizes) in the manifest."""
@@ -190,9 +266,26 @@ class ArtifactStore:
         for name, tensor in plain.items():
             if owners.setdefault(tensor.untyped_storage().data_ptr(), name) != name:
                 plain[name] = tensor.clone()  # safetensors refuses memory that two names share, as tied weights do
-        data = save(plain)
+        self.publish(stage, key, save(plain), facts)
+
+    def load(self, stage: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return tensors and facts, or None where there is no sound artifact (a damaged one is set aside)."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        found = self.fetch(stage, key)
+        if found is None:
+            return None
+        try:
+            return load(found[0]), found[1]
+        except (SafetensorError, ValueError, KeyError) as error:
+            with self.locked(key):
+                self._set_aside(self.directory(stage, key), f"it holds no tensors: {error}")
+            return None
+
+    def publish(self, stage: str, key: str, data: bytes, facts: Mapping[str, Any]) -> None:
+        """Publish the bytes of an artifact, its manifest last."""
         directory = self.directory(stage, key)
-        write_bytes(directory / "tensors.safetensors", data)
         manifest = {
             "schema": "aubench.artifact/1",
             "stage": stage,
@@ -200,30 +293,60 @@ class ArtifactStore:
             "sha256": hashlib.sha256(data).hexdigest(),
             "facts": dict(facts),
         }
-        write_json(directory / "manifest.json", manifest)
+        with self.locked(key):
+            sweep(directory)
+            write_bytes(directory / TENSORS, data)
+            write_json(directory / MANIFEST, manifest)
 
-    def load(self, stage: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return tensors and facts, or None where there is no sound artifact (a damaged one is set aside)."""
-        from safetensors.torch import load
-
+    def fetch(self, stage: str, key: str) -> tuple[bytes, dict[str, Any]] | None:
+        """Return the bytes and facts of a sound artifact, or None; a damaged one is set aside with a warning."""
         if not self.has(stage, key):
             return None
         directory = self.directory(stage, key)
         try:
-            manifest = read_json(directory / "manifest.json")
-            data = (directory / "tensors.safetensors").read_bytes()
+            found = self.read(stage, key)
+        except DamagedError:
+            with self.locked(key):  # another process may have been publishing it just now
+                if not self.has(stage, key):
+                    return None
+                try:
+                    found = self.read(stage, key)
+                except DamagedError as error:
+                    self._set_aside(directory, str(error))
+                    return None
+        with contextlib.suppress(OSError):  # a cache that cannot be written can be read
+            effects.touch(directory / MANIFEST)  # the time of its last use
+        return found
+
+    def read(self, stage: str, key: str) -> tuple[bytes, dict[str, Any]]:
+        """Return what ``fetch`` does, leaving everything as it is. Raises DamagedError where it is not sound."""
+        directory = self.directory(stage, key)
+        try:
+            manifest = read_json(directory / MANIFEST)
+            data = (directory / TENSORS).read_bytes()
             if manifest["key"] != key or hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-                raise StoreError("its bytes do not have the recorded SHA-256")
-            return load(data), manifest["facts"]
+                raise DamagedError("its bytes do not have the recorded SHA-256")
+            return data, dict(manifest["facts"])
+        except DamagedError:
+            raise
         except (OSError, StoreError, KeyError, TypeError, ValueError) as error:
-            self._set_aside(directory, str(error))
-            return None
+            raise DamagedError(str(error)) from error
+
+    @contextlib.contextmanager
+    def locked(self, key: str) -> Iterator[None]:
+        """Keep every other process from publishing, setting aside or removing an artifact meanwhile."""
+        path = self.root / "locks" / key
+        with contextlib.ExitStack() as stack:
+            with writing(path):
+                make_directory(path.parent)
+                stack.enter_context(lock(path, wait=True))
+            yield
 
     def _set_aside(self, directory: Path, why: str) -> None:
         aside = self.root / "set-aside" / f"{directory.name}-{os.getpid()}-{time.time_ns()}"
         log.warning("cache: artifact %s is damaged (%s); set aside and built anew", directory.name[:12], why)
         try:
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            directory.rename(aside)
+            make_directory(aside.parent)
+            effects.rename(directory, aside)
         except OSError as error:
-            raise StoreError(f"{directory}: damaged, and cannot be moved away ({error}); delete it") from error
+            raise WriteError(f"{directory}: damaged, and cannot be moved away ({error}); delete it") from error

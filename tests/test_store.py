@@ -12,8 +12,9 @@ import pytest
 import torch
 from builders import cell, evidence, metric, record, result_set, verdict, write_results
 
+from autoshield_bench import effects
 from autoshield_bench.cli.main import main
-from autoshield_bench.errors import StoreError
+from autoshield_bench.errors import StoreError, WriteError
 from autoshield_bench.outcomes import Outcomes
 from autoshield_bench.results import CellRecord, cell_path, load_results, read_record, write_record
 from autoshield_bench.store import (
@@ -22,6 +23,7 @@ from autoshield_bench.store import (
     content_key,
     read_json,
     read_sealed,
+    results_lock,
     rounded,
     write_bytes,
     write_json,
@@ -50,44 +52,71 @@ def warnings_of_the_store():
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", ["fsync", "fdopen", "replace"])
+@pytest.mark.parametrize("step", ["open_new", "write", "permit", "sync", "close", "replace"])
 @pytest.mark.parametrize("before", [None, b"old"])
 def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path, monkeypatch, step, before):
     path = tmp_path / "file.json"
     if before is not None:
         path.write_bytes(before)
+    real = getattr(effects, step)
 
-    def refuse(*_arguments, **_named):
+    def refuse(*arguments):
+        if step == "close":
+            real(*arguments)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((Path, step) if step == "replace" else (os, step)), refuse)
-    with pytest.raises(StoreError, match=r"file\.json.*No space left on device"):
+    monkeypatch.setattr(effects, step, refuse)
+    with pytest.raises(WriteError, match=r"file\.json.*No space left on device"):
         write_bytes(path, b"new")
     assert [entry.name for entry in tmp_path.iterdir()] == ([] if before is None else ["file.json"])
     assert before is None or path.read_bytes() == before
 
 
-def test_an_interrupted_write_leaves_what_was_there_and_nothing_else(tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["write", "sync", "close", "replace"])
+def test_an_interrupted_write_leaves_what_was_there_and_nothing_else(tmp_path, monkeypatch, step):
     path = tmp_path / "file.json"
     write_bytes(path, b"old")
+    real = getattr(effects, step)
 
-    def interrupt(*_arguments):
+    def interrupt(*arguments):
+        if step == "close":
+            real(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "fsync", interrupt)
+    monkeypatch.setattr(effects, step, interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_bytes(path, b"new")
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"file.json": b"old"}
 
 
 def test_data_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
-    done = []
-    fsync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: (done.append("fsync"), fsync(handle))[1])
-    monkeypatch.setattr(Path, "replace", lambda own, to: (done.append("replace"), replace(own, to))[1])
+    done: list[str] = []
+    for step in ("make_directory", "write", "sync", "replace", "sync_directory"):
+        real = getattr(effects, step)
+        monkeypatch.setattr(effects, step, lambda *given, step=step, real=real: (done.append(step), real(*given))[1])
     write_text(tmp_path / "a" / "b" / "file", "text")
-    assert done == ["fsync", "replace", "fsync"]
+    made = ["make_directory", "sync_directory"]
+    assert done == [*made, *made, "write", "sync", "replace", "sync_directory"]
     assert (tmp_path / "a" / "b" / "file").read_text(encoding="utf-8") == "text"
+
+
+def test_no_descriptor_stays_open(tmp_path, monkeypatch):
+    def refuse(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    store, before = ArtifactStore(tmp_path / "cache"), len(list(Path("/dev/fd").iterdir()))
+    with results_lock(tmp_path / "results"):
+        write_text(tmp_path / "results" / "file", "text")
+        store.publish("attack", KEY, b"bytes", {})
+    monkeypatch.setattr(effects, "write", refuse)
+    for _time in range(3):
+        with pytest.raises(WriteError):
+            write_text(tmp_path / "file", "text")
+        with pytest.raises(WriteError):
+            store.publish("attack", KEY, b"bytes", {})
+        with pytest.raises(WriteError), results_lock(tmp_path / "results"):
+            pass
+    assert len(list(Path("/dev/fd").iterdir())) == before
 
 
 def test_others_may_read_a_published_file(tmp_path):
@@ -284,15 +313,15 @@ def test_an_artifact_without_a_manifest_was_never_published(tmp_path, warnings_o
 
 def test_a_save_that_fails_midway_publishes_nothing(tmp_path, monkeypatch):
     store = ArtifactStore(tmp_path)
-    replace = Path.replace
+    replace = effects.replace
 
-    def only_tensors(own, to):
-        if Path(to).name == "manifest.json":
+    def only_tensors(source, target):
+        if target.name == "manifest.json":
             raise OSError(28, "No space left on device")
-        return replace(own, to)
+        replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", only_tensors)
+        patch.setattr(effects, "replace", only_tensors)
         with pytest.raises(StoreError, match="No space"):
             store.save("attack", KEY, {"x": torch.ones(3)}, {})
     assert store.load("attack", KEY) is None

@@ -1,7 +1,8 @@
 """``aubench``: parse, hand over, and turn expected errors into one line and an exit code.
 
 Exit codes: 0 all well; 1 finished, but cells failed or a regression was found; 2 bad suite, parameter or usage, nothing
-ran; 3 store, data or environment; 130 and 143 interrupted by Ctrl-C and SIGTERM.
+ran; 3 store, data or environment; 4 another run holds the results directory, nothing ran; 130 and 143 interrupted by
+Ctrl-C and SIGTERM.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ exit codes:
   1    finished, but cells failed, or `compare --fail-on` found what it looks for
   2    bad suite, parameter or usage; nothing ran
   3    store, data or environment
+  4    another run holds the results directory; nothing ran
   130  interrupted (Ctrl-C); finished cells stay
   143  terminated (SIGTERM); finished cells stay
 
