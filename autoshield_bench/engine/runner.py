@@ -25,7 +25,7 @@ from autoshield_bench.plan import Cell, EvidencePlan, Plan
 from autoshield_bench.registry import speaking_for
 from autoshield_bench.reporting.derived import leaderboard_json, markdown_report
 from autoshield_bench.results import CellRecord, ResultSet, cell_path, load_results, read_record, samples_path
-from autoshield_bench.store import read_json, write_json, write_text
+from autoshield_bench.store import read_json, results_lock, write_json, write_text
 from autoshield_bench.suite_check import LoadedSuite, load_suite
 from autoshield_bench.verdicts import NOT_MADE, Level, evidence_path, read_evidence
 
@@ -106,11 +106,21 @@ def finished_record(directory: Path, cell: Cell, loaded: LoadedSuite) -> CellRec
 
 
 def run_plan(plan: Plan, loaded: LoadedSuite, options: RunOptions, progress: Progress) -> ResultSet:
-    """Run what is not finished, one cell after the other, and return all results of the plan."""
+    """Run what is not finished, one cell after the other, and return all results of the plan.
+
+    Raises HeldError where another run holds the results directory.
+    """
     directory = results_directory(plan, options)
     chosen = plan.matching(options.only)
     if not chosen:
         raise UsageError(f"--only {options.only!r} matches no cell; `aubench plan` lists them")
+    with results_lock(directory):
+        return _run_chosen(plan, chosen, loaded, options, directory, progress)
+
+
+def _run_chosen(
+    plan: Plan, chosen: Sequence[Cell], loaded: LoadedSuite, options: RunOptions, directory: Path, progress: Progress
+) -> ResultSet:
     finished = {} if options.force else _finished(directory, chosen, loaded)
     waiting = [cell for cell in chosen if cell.key not in finished]
     unjudged = _unjudged(directory, plan, chosen, waiting, force=options.force)
