@@ -58,6 +58,15 @@ class StoreError(AubenchError):
     exit_code = 3
 
 
+class NewerSchemaError(AubenchError):
+    """A file was written by a newer release than this one.
+
+    No ``StoreError``: what cannot be trusted is computed again, but this is sound and must never be overwritten.
+    """
+
+    exit_code = 3
+
+
 class WriteError(StoreError):
     """The disk refuses; raised by the host alone."""
 

@@ -171,6 +171,8 @@ class Plan:
     """How much evidence is taken."""
     evidence: tuple[EvidencePlan, ...]
     """What is judged; nothing where ``level`` is off."""
+    fingerprint: str
+    """Hash of the data set's content."""
 
     def matching(self, pattern: str | None) -> tuple[Cell, ...]:
         """Return the cells whose id matches a shell pattern; all of them for None."""
@@ -184,9 +186,12 @@ class Plan:
             name = f"{identity.pop('kind')}:{identity.pop('distribution')}/{identity.pop('name')}"
             identity.pop("params")
             used[name] = identity
+        suite = self.suite.to_json()
         return {
             "schema": PLAN_SCHEMA,
-            "suite": self.suite.to_json(),
+            "suite": suite,
+            "suite_sha256": content_key(suite),
+            "data": self.fingerprint,
             "harness": {"version": __version__, "contract": CONTRACT, "source": harness_hash()},
             "numeric_class": self.numeric_class,
             "checkpoints": dict(self.checkpoints),
@@ -284,6 +289,7 @@ class _Planner:
             self._checkpoints,
             self._level,
             () if self._level == "off" else tuple(self._evidence(cells)),
+            fingerprint,
         )
 
     def _evidence(self, cells: Sequence[Cell]) -> Iterator[EvidencePlan]:

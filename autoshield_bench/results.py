@@ -7,6 +7,7 @@ from the JSON files alone; ``samples/`` adds the per-image arrays of a run on th
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from autoshield_bench.errors import StoreError
+from autoshield_bench.migration import CELL, PLAN
 from autoshield_bench.outcomes import Detection, Outcomes, expect
-from autoshield_bench.store import read_json, read_sealed, write_sealed
+from autoshield_bench.store import write_sealed
 from autoshield_bench.verdicts import EvidenceId, EvidenceRecord, Level, evidence_path, read_evidence
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CELL_SCHEMA = "aubench.cell/1"
-PLAN_SCHEMA = "aubench.plan/1"
+CELL_SCHEMA = CELL.current
+PLAN_SCHEMA = PLAN.current
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,11 @@ class CellRecord:
     """Provenance: plugins with versions, parameters, gradient path, keys of inputs, subset."""
     env: str = ""
     """Hash of the machine record in ``env/``."""
+    numeric_class: str = ""
+    """Device kind, instruction set and torch build, which decide the last bits; part of the key. Empty where an old
+    record does not say."""
+    samples: str = ""
+    """SHA-256 of the file with the per-image arrays; empty where there are none or an old record does not say."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON."""
@@ -135,7 +142,7 @@ class CellRecord:
         fields["cell"] = CellId.from_json(fields["cell"])
         fields["metrics"] = {name: MetricResult.from_json(metric) for name, metric in fields["metrics"].items()}
         expect(fields, {"key": str, "score_key": str, "status": str, "strong": bool, "facts": dict, "env": str})
-        expect(fields, {"error": str | None})
+        expect(fields, {"error": str | None, "numeric_class": str, "samples": str})
         for counts in (counts for stage in fields["passes"].values() for counts in stage.values()):
             expect(counts, dict.fromkeys(counts, int))
         fields["outcomes"] = Outcomes.from_json(fields["outcomes"]) if fields["outcomes"] else None
@@ -202,15 +209,19 @@ class ResultSet:
         found it beyond eps) and ``passes`` (spent on the image, forward and backward), ``anomaly/<stage>`` for each
         stage that detects, and one array per metric and pair (undefined values are NaN there).
 
-        Raises StoreError where ``samples/`` lacks them, as in results that came from a repository.
+        Raises StoreError where ``samples/`` lacks them, as in results that came from a repository, and where they are
+        not the record's.
         """
         from safetensors.numpy import load
 
         path = self.directory / samples_path(record.key)
         try:
-            return load(path.read_bytes())
+            data = path.read_bytes()
         except OSError as error:
             raise StoreError(f"{path}: no per-image arrays here; run the suite on this machine to have them") from error
+        if record.samples and hashlib.sha256(data).hexdigest() != record.samples:
+            raise StoreError(f"{path}: not the arrays of its record (SHA-256 differs); delete it and run again")
+        return load(data)
 
 
 def write_record(directory: Path, record: CellRecord) -> None:
@@ -219,8 +230,11 @@ def write_record(directory: Path, record: CellRecord) -> None:
 
 
 def read_record(path: Path) -> CellRecord:
-    """Read one record. Raises StoreError naming the file where it cannot be trusted."""
-    value = read_sealed(path)
+    """Read one record, of this schema or an older one.
+
+    Raises StoreError naming the file where it cannot be trusted, NewerSchemaError where it is too new.
+    """
+    value = CELL.read(path)
     try:
         return CellRecord.from_json(value)
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
@@ -230,22 +244,21 @@ def read_record(path: Path) -> CellRecord:
 def load_results(directory: Path) -> ResultSet:
     """Read a results directory: the records its plan names.
 
-    A record that cannot be read is named in ``damaged`` and left out. Raises StoreError where there is no plan.
+    A record that cannot be read is named in ``damaged`` and left out. Raises StoreError where there is no plan,
+    NewerSchemaError where any of it was written by a newer release: a table without those cells would mislead.
     """
     plan_path = directory / "plan.json"
     if not plan_path.exists():
         raise StoreError(f"{directory}: no plan.json, so no results; name a directory that `aubench run` wrote")
-    plan = read_json(plan_path)
+    plan = PLAN.read(plan_path)
     records: list[CellRecord] = []
     missing: list[CellId] = []
     damaged: list[str] = []
     evidence: list[EvidenceRecord] = []
     try:
-        if plan["schema"] != PLAN_SCHEMA:
-            raise StoreError(f"{plan_path}: schema is {plan['schema']!r}, this version reads {PLAN_SCHEMA!r}")
         planned = [(str(entry["key"]), CellId.from_json(entry["cell"])) for entry in plan["cells"]]
         suite, plugins = dict(plan["suite"]), dict(plan["plugins"])
-        gate = plan.get("evidence", {"level": "off", "records": []})
+        gate = plan["evidence"]
         judged = [(str(entry["key"]), EvidenceId.from_json(entry["where"])) for entry in gate["records"]]
         level: Level = {"fast": "fast", "full": "full"}.get(gate["level"], "off")  # type: ignore[assignment]
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:

@@ -209,21 +209,20 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     write_json(path, {**body, SEAL: content_key(body)})
 
 
-def read_sealed(path: Path) -> Any:
-    """Return the value of a JSON file without its ``sha256``. One from before there were checksums has none to check.
+def open_sealed(path: Path, value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value read from a file without its ``sha256``.
 
-    Raises StoreError naming file and line where the file cannot be trusted or was altered.
+    Raises StoreError naming file and line where the checksum is missing or not that of the value.
     """
-    value = read_json(path)
-    if not isinstance(value, dict) or SEAL not in value:
-        return value
-    seal = value.pop(SEAL)
-    if seal != content_key(value):
+    if SEAL not in value:
+        raise StoreError(f"{path}: {SEAL} is missing: the file was altered or damaged; delete it and run again")
+    body = {name: entry for name, entry in value.items() if name != SEAL}
+    if value[SEAL] != content_key(body):
         raise StoreError(
             f"{path}:{_line_of(path, SEAL)}: {SEAL} is not that of the other fields: the file was altered or damaged; "
             "delete it and run again"
         )
-    return value
+    return body
 
 
 def _line_of(path: Path, field: str) -> int:

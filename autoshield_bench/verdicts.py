@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autoshield_bench.errors import StoreError
+from autoshield_bench.migration import EVIDENCE
 from autoshield_bench.outcomes import expect
-from autoshield_bench.store import read_sealed, write_sealed
+from autoshield_bench.store import write_sealed
 
-EVIDENCE_SCHEMA = "aubench.evidence/1"
+EVIDENCE_SCHEMA = EVIDENCE.current
 
 Level = Literal["off", "fast", "full"]
 Ruling = Literal["pass", "fail", "unproven", "not applicable"]
@@ -120,8 +121,11 @@ def write_evidence(directory: Path, record: EvidenceRecord) -> None:
 
 
 def read_evidence(path: Path) -> EvidenceRecord:
-    """Read one record. Raises StoreError naming the file where it cannot be trusted."""
-    value = read_sealed(path)
+    """Read one record, of this schema or an older one.
+
+    Raises StoreError naming the file where it cannot be trusted, NewerSchemaError where it is too new.
+    """
+    value = EVIDENCE.read(path)
     try:
         return EvidenceRecord.from_json(value)
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:

@@ -125,10 +125,19 @@ def write_results(directory: Path, results: ResultSet) -> None:
     planned = [(own.key, own.cell) for own in results.records]
     planned += [(content_key({"cell": str(place)}), place) for place in results.missing]
     cells = [{"key": key, "cell": place.__dict__} for key, place in planned]
-    plan = {"schema": PLAN_SCHEMA, "suite": dict(results.suite), "plugins": {}, "cells": cells}
-    if results.evidence_level != "off":
-        judged = [{"key": own.key, "where": own.where.__dict__} for own in results.evidence]
-        plan["evidence"] = {"level": results.evidence_level, "records": judged}
+    judged = [{"key": own.key, "where": own.where.__dict__} for own in results.evidence]
+    plan = {
+        "schema": PLAN_SCHEMA,
+        "suite": dict(results.suite),
+        "suite_sha256": content_key(dict(results.suite)),
+        "data": None,
+        "harness": {},
+        "numeric_class": "",
+        "checkpoints": {},
+        "plugins": {},
+        "cells": cells,
+        "evidence": {"level": results.evidence_level, "records": judged},
+    }
     write_json(directory / "plan.json", plan)
     for found in results.evidence:
         write_evidence(directory, found)

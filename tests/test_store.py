@@ -21,12 +21,13 @@ from autoshield_bench.store import (
     ArtifactStore,
     canonical,
     content_key,
+    open_sealed,
     read_json,
-    read_sealed,
     results_lock,
     rounded,
     write_bytes,
     write_json,
+    write_sealed,
     write_text,
 )
 from autoshield_bench.verdicts import evidence_path, read_evidence, write_evidence
@@ -351,7 +352,7 @@ def test_a_record_comes_back_as_it_was(tmp_path):
     path = tmp_path / cell_path(own.key, own.cell)
     assert path.relative_to(tmp_path) == Path("cells") / "autoencoder" / f"pgd-white-box-{own.key[:12]}.json"
     assert read_record(path) == own
-    assert read_json(path)["schema"] == "aubench.cell/1"
+    assert read_json(path)["schema"] == "aubench.cell/2"
     failed = record(cell("none"), error="why, with 3 numbers: 1 2")
     write_record(tmp_path, failed)
     assert read_record(tmp_path / cell_path(failed.key, failed.cell)) == failed
@@ -371,7 +372,7 @@ def altered(path: Path, before: str, after: str) -> Path:
         ('"strong": true', '"strong": false'),
         ('"value": 20.5', '"value": 20.6'),
         ('"eps": 0.1', '"eps": 0.2'),
-        ('"schema": "aubench.cell/1"', '"schema": "aubench.cell/1", "unheard": 1'),
+        ('"schema": "aubench.cell/2"', '"schema": "aubench.cell/2", "unheard": 1'),
     ],
 )
 def test_a_record_that_was_altered_is_refused_with_file_and_line(tmp_path, before, after):
@@ -406,7 +407,7 @@ def test_a_checksum_of_another_kind_is_refused_in_one_line(tmp_path, seal):
     path = tmp_path / "x.json"
     path.write_text(f'{{"a": 1, "sha256": {seal}}}', encoding="utf-8")
     with pytest.raises(StoreError, match=r"x\.json:1: sha256 .*altered"):
-        read_sealed(path)
+        open_sealed(path, read_json(path))
 
 
 def test_evidence_that_was_altered_is_refused_with_file_and_line(tmp_path):
@@ -426,10 +427,10 @@ def test_the_layout_of_a_record_is_no_part_of_its_checksum(tmp_path):
     assert read_record(path) == own
 
 
-def test_a_record_from_before_there_were_checksums_is_read(tmp_path):
-    own = full_record()
-    write_json(tmp_path / "x.json", own.to_json())
-    assert read_record(tmp_path / "x.json") == own
+def test_a_record_that_has_lost_its_checksum_is_refused(tmp_path):
+    write_json(tmp_path / "x.json", full_record().to_json())
+    with pytest.raises(StoreError, match=r"x\.json: sha256 is missing"):
+        read_record(tmp_path / "x.json")
 
 
 def test_masks_hold_any_image_of_a_large_test_set():
@@ -442,7 +443,6 @@ def test_masks_hold_any_image_of_a_large_test_set():
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": "aubench.cell/2"},
         {"status": "failed"},
         {"outcomes": None},
         {"outcomes": {"size": 10, "evaluated": "ffff", "correct": "0"}},
@@ -457,14 +457,14 @@ def test_masks_hold_any_image_of_a_large_test_set():
 def test_a_record_that_does_not_fit_is_refused_in_one_line(tmp_path, change):
     own = full_record()
     path = tmp_path / "x.json"
-    write_json(path, {**own.to_json(), **change})
+    write_sealed(path, {**own.to_json(), **change})
     with pytest.raises(StoreError) as caught:
         read_record(path)
     assert str(caught.value).startswith(f"{path}: not a cell record")
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("plan", ["", "[]", "{}", '{"schema": "aubench.plan/9", "cells": [], "suite": {}}'])
+@pytest.mark.parametrize("plan", ["", "[]", "{}", '{"schema": "aubench.plan/x", "cells": [], "suite": {}}'])
 def test_a_plan_that_does_not_fit_is_refused_in_one_line(tmp_path, plan):
     (tmp_path / "plan.json").write_text(plan, encoding="utf-8")
     with pytest.raises(StoreError) as caught:
