@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import json
 import os
@@ -36,7 +37,9 @@ def instruction_set() -> str:
     machine = platform.machine().lower()
     flags = _cpu_field("flags").split()
     level = next((name for name in _X86_LEVELS if name in flags), "")
-    limits = [os.environ[name] for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA") if os.environ.get(name)]
+    asked = (os.environ.get(name, "") for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"))
+    # These stand in every record, so nothing but the name of an instruction set may pass.
+    limits = [limit for limit in asked if re.fullmatch(r"[A-Za-z0-9_]{1,24}", limit)]
     return "-".join([machine, *([level] if level else []), *limits])
 
 
@@ -94,6 +97,12 @@ def numeric_class(device: Device) -> str:
     if device == "cuda":
         return f"cuda/{_accelerators().get('cuda', '')}/{torch_build()}"
     return f"mps/{platform.machine()}/{torch_build()}"
+
+
+def short_class(numeric: str) -> str:
+    """Return a numeric class as a short name that fits into a file's, such as ``cpu-3f0c2a9b``."""
+    kind = re.sub(r"[^a-z0-9]", "", numeric.partition("/")[0].lower())[:8]
+    return f"{kind or 'unknown'}-{hashlib.sha256(numeric.encode(errors='backslashreplace')).hexdigest()[:8]}"
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from one to the next.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -20,20 +21,21 @@ import torch
 
 from autoshield_bench import places
 from autoshield_bench.engine.data import Data
-from autoshield_bench.engine.environment import record_environment
+from autoshield_bench.engine.environment import Origin, record_environment
 from autoshield_bench.engine.evidence.judge import judge
 from autoshield_bench.engine.facts import facts, is_strong
 from autoshield_bench.engine.jobs import Job, Reply, digest
 from autoshield_bench.engine.journal import Journal
 from autoshield_bench.engine.options import BATCH_SIZES, RunOptions, plan_for, results_directory
 from autoshield_bench.engine.progress import Silence
+from autoshield_bench.engine.repository import commit_of
 from autoshield_bench.engine.scoring import Score, Scorer
 from autoshield_bench.engine.stages import Workshop, describe_failure
 from autoshield_bench.errors import AubenchError, CheckpointError, SuiteError, WorkerError, WriteError
 from autoshield_bench.plan import Cell, EvidencePlan, Plan
 from autoshield_bench.results import CellRecord, samples_path, write_record
 from autoshield_bench.seeding import global_seed
-from autoshield_bench.store import ArtifactStore, write_bytes
+from autoshield_bench.store import ArtifactStore, content_key, write_bytes
 from autoshield_bench.suite_check import LoadedSuite, load_suite
 from autoshield_bench.verdicts import write_evidence
 
@@ -67,11 +69,19 @@ class Bench:
             progress=self._teller,
             force=options.force,
         )
+        self._origin = Origin(self._env, plan.numeric_class, plan.dataset.identity, self._data)
         self._largest = max(cell.images for cell in plan.cells)
         self._model, self._scorer = "", Scorer(self._workshop, self._largest)
         self._cells = {cell.key: cell for cell in plan.cells}
         self._evidence = {own.key: own for own in plan.evidence}
-        self._journal.event("run", suite=plan.suite.name, cells=len(plan.cells), device=plan.device, env=self._env)
+        about = {
+            "suite": plan.suite.name,
+            "sha256": content_key(plan.suite.to_json()),
+            "env": self._env,
+            # Not in the machine record: two commits that compute the same must leave the same bytes.
+            "git": commit_of(loaded.folder),
+        }
+        self._journal.event("run", cells=len(plan.cells), device=plan.device, **about)
 
     def do(self, job: Job, tell: Tell) -> Reply:
         """Do a job of this run. Raises CheckpointError or StoreError where no other job would fare better."""
@@ -99,7 +109,7 @@ class Bench:
         if self._workshop.has_networks(cell):
             self._data.release_training()
         began = time.perf_counter()
-        record = _record(cell, self._scorer, self._directory, self._env)
+        record = _record(cell, self._scorer, self._directory, self._origin)
         write_record(self._directory, record)
         seconds = round(time.perf_counter() - began, 4)
         self._journal.event("done", cell=str(cell.id), status=record.status, seconds=seconds)
@@ -168,17 +178,24 @@ class _Teller(Silence):
         self.tell(json.dumps({"warn": message}))
 
 
-def _record(cell: Cell, scorer: Scorer, directory: Path, env: str) -> CellRecord:
+def _record(cell: Cell, scorer: Scorer, directory: Path, origin: Origin) -> CellRecord:
     """Score one cell; whatever a plugin raises becomes a failed record, so that the other cells go on."""
-    shared: dict[str, Any] = {"key": cell.key, "score_key": cell.score_key, "cell": cell.id, "env": env}
+    shared: dict[str, Any] = {
+        "key": cell.key,
+        "score_key": cell.score_key,
+        "cell": cell.id,
+        "env": origin.env,
+        "numeric_class": origin.numeric_class,
+    }
+    about = {"harness": origin.harness()}
     try:
         with global_seed("cell", cell.key):
             score = scorer.score(cell)
+        about["inputs"] = origin.inputs(cell.images)
     except (CheckpointError, WriteError):
         raise  # the user's file or the disk, not a plugin's doing: no other cell would fare better
     except (Exception, SystemExit) as error:
-        return CellRecord(status="failed", error=describe_failure(error), facts=facts(cell), **shared)
-    _write_samples(directory, cell.key, score)
+        return CellRecord(status="failed", error=describe_failure(error), facts=facts(cell) | about, **shared)
     return CellRecord(
         status="ok",
         outcomes=score.outcomes,
@@ -186,16 +203,20 @@ def _record(cell: Cell, scorer: Scorer, directory: Path, env: str) -> CellRecord
         strong=is_strong(cell),
         metrics=score.metrics,
         passes=score.passes,
-        facts=facts(cell, score.routes, score.changed),
+        facts=facts(cell, score.routes, score.changed) | about,
+        samples=_write_samples(directory, cell.key, score),
         **shared,
     )
 
 
-def _write_samples(directory: Path, key: str, score: Score) -> None:
+def _write_samples(directory: Path, key: str, score: Score) -> str:
+    """Write the per-image arrays and return the SHA-256 of their file."""
     from safetensors.torch import save
 
     plain = {name: tensor.contiguous() for name, tensor in score.samples.items()}
-    write_bytes(directory / samples_path(key), save(plain))
+    data = save(plain)
+    write_bytes(directory / samples_path(key), data)
+    return hashlib.sha256(data).hexdigest()
 
 
 @contextlib.contextmanager
@@ -208,9 +229,12 @@ def _numeric_settings(threads: int | None) -> Iterator[None]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.backends.cudnn.benchmark,
         torch.get_num_threads(),
+        torch.backends.cudnn.allow_tf32,
     )
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
+    # Torch's default lets a GPU round float32 to a mantissa of ten bits in convolutions.
+    torch.backends.cudnn.allow_tf32 = False
     if threads is not None:
         torch.set_num_threads(threads)
     try:
@@ -219,3 +243,4 @@ def _numeric_settings(threads: int | None) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = before[2]
         torch.set_num_threads(before[3])
+        torch.backends.cudnn.allow_tf32 = before[4]

@@ -21,11 +21,12 @@ from autoshield_bench.engine.jobs import Job
 from autoshield_bench.engine.options import RunOptions, plan_for, results_directory
 from autoshield_bench.engine.progress import Progress, Silence
 from autoshield_bench.errors import StoreError, UsageError
+from autoshield_bench.migration import PLAN
 from autoshield_bench.plan import Cell, EvidencePlan, Plan
 from autoshield_bench.registry import speaking_for
 from autoshield_bench.reporting.derived import leaderboard_json, markdown_report
 from autoshield_bench.results import CellRecord, ResultSet, cell_path, load_results, read_record, samples_path
-from autoshield_bench.store import read_json, results_lock, write_json, write_text
+from autoshield_bench.store import results_lock, write_json, write_text
 from autoshield_bench.suite_check import LoadedSuite, load_suite
 from autoshield_bench.verdicts import NOT_MADE, Level, evidence_path, read_evidence
 
@@ -211,7 +212,7 @@ def _sound(path: Path, own: EvidencePlan) -> bool:
 def _write_plan(directory: Path, plan: Plan) -> None:
     path, value = directory / "plan.json", plan.to_json()
     try:
-        if read_json(path) == value:
+        if PLAN.read(path) == value:
             return
     except StoreError:
         pass
