@@ -280,4 +280,7 @@ def replaced(suite: Suite, **changes: Any) -> Suite:
     """Return a suite with some fields replaced, checked like a file. Raises SuiteError."""
     if unknown := changes.keys() - Suite.model_fields.keys():
         raise TypeError(f"a suite has no field {', '.join(sorted(unknown))}")
-    return SuiteDocument.from_dict(suite.model_copy(update=changes).to_json()).suite()
+    # What the file left open stays open: an attack whose `eot` is a default did not ask for it.
+    changed = suite.model_copy(update=changes)
+    written = changed.model_dump(mode="json", by_alias=True, exclude_unset=True, warnings=False)
+    return SuiteDocument.from_dict(written).suite()

@@ -167,6 +167,7 @@ def test_with_checks_what_it_is_given() -> None:
     assert other.seeds == (1, 2)
     assert len(other.attacks) == 1
     assert suite.seeds == (0,)
+    assert [own.model_fields_set for own in other.attacks] == [own.model_fields_set for own in suite.attacks[:1]]
     for bad in ({"seeds": (1, 1)}, {"seeds": "x"}, {"name": "../x"}, {"attacks": ()}):
         with pytest.raises(SuiteError):
             replaced(suite, **bad)
