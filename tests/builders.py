@@ -120,8 +120,8 @@ def result_set(*records: CellRecord, missing: Iterable[CellId] = (), name: str =
     return ResultSet(Path("results") / "x", {"name": name}, records, tuple(missing), **fields)
 
 
-def write_results(directory: Path, results: ResultSet) -> None:
-    """Write a results directory as a run leaves it."""
+def write_results(directory: Path, results: ResultSet, **plan_fields: Any) -> None:
+    """Write a results directory as a run leaves it; ``plan_fields`` stand in its plan."""
     planned = [(own.key, own.cell) for own in results.records]
     planned += [(content_key({"cell": str(place)}), place) for place in results.missing]
     cells = [{"key": key, "cell": place.__dict__} for key, place in planned]
@@ -137,6 +137,7 @@ def write_results(directory: Path, results: ResultSet) -> None:
         "plugins": {},
         "cells": cells,
         "evidence": {"level": results.evidence_level, "records": judged},
+        **plan_fields,
     }
     write_json(directory / "plan.json", plan)
     for found in results.evidence:

@@ -14,17 +14,17 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from autoshield_bench.cli import canaries, compare, data, export, new, plan, plugins, run, show, suites
+from autoshield_bench.cli import canaries, compare, data, export, merge, new, plan, plugins, run, show, suites
 from autoshield_bench.errors import AubenchError, SuiteError
 from autoshield_bench.reporting.text import visible
 from autoshield_bench.version import __version__
 
-COMMANDS = (run, plan, show, compare, export, suites, plugins, canaries, new, data)
+COMMANDS = (run, plan, show, compare, merge, export, suites, plugins, canaries, new, data)
 
 EXIT_CODES = """\
 exit codes:
   0    all well
-  1    finished, but cells failed, or `compare --fail-on` found what it looks for
+  1    finished, but cells failed, `compare --fail-on` found what it looks for, or `merge` found a conflict
   2    bad suite, parameter or usage; nothing ran
   3    store, data or environment
   4    another run holds the results directory; nothing ran
