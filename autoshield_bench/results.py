@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from autoshield_bench.errors import StoreError
 from autoshield_bench.migration import CELL, PLAN
 from autoshield_bench.outcomes import Detection, Outcomes, expect
+from autoshield_bench.plain_files import component, expect_names, refuse_odd_entries
 from autoshield_bench.store import write_sealed
 from autoshield_bench.verdicts import EvidenceId, EvidenceRecord, Level, evidence_path, read_evidence
 
@@ -53,6 +54,7 @@ class CellId:
         expect(value, {"fpr": float | int | None})
         if len({value.get(name) is None for name in ("attack", "access", "norm", "eps")}) != 1:
             raise ValueError("cell: attack, access, norm and eps belong together")
+        expect_names(value, ("defense", "attack", "access"))
         return cls(**value)
 
     def __str__(self) -> str:
@@ -156,12 +158,12 @@ class CellRecord:
 def cell_path(key: str, cell: CellId) -> Path:
     """Return a record's place below the results directory."""
     stem = "clean" if cell.attack is None else f"{cell.attack}-{cell.access}"
-    return Path("cells") / cell.defense / f"{stem}-{key[:12]}.json"
+    return Path("cells") / component(cell.defense) / component(f"{stem}-{key[:12]}.json")
 
 
 def samples_path(key: str) -> Path:
     """Return the place of a cell's per-image arrays below the results directory."""
-    return Path("samples") / f"{key[:12]}.safetensors"
+    return Path("samples") / component(f"{key[:12]}.safetensors")
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,7 @@ def load_results(directory: Path) -> ResultSet:
     NewerSchemaError where any of it was written by a newer release: a table without those cells would mislead.
     """
     plan_path = directory / "plan.json"
+    refuse_odd_entries(directory)
     if not plan_path.exists():
         raise StoreError(f"{directory}: no plan.json, so no results; name a directory that `aubench run` wrote")
     plan = PLAN.read(plan_path)

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 from autoshield_bench import effects
 from autoshield_bench.errors import StoreError, WriteError
 from autoshield_bench.locks import HeldError, lock, remove_abandoned, try_lock
+from autoshield_bench.plain_files import read_plain
+from autoshield_bench.strict_json import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -183,19 +185,14 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Return the value of a JSON file. Raises StoreError naming file and line where it cannot be trusted."""
+    content = read_plain(path, LARGEST_JSON)
     try:
-        if not path.is_file() or path.is_symlink():
-            raise StoreError(f"{path}: not a plain file")
-        if path.stat().st_size > LARGEST_JSON:
-            raise StoreError(f"{path}: larger than {LARGEST_JSON} bytes; it is not one of ours")
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+        return parse_json(content.decode("utf-8"))
     except json.JSONDecodeError as error:
         raise StoreError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); delete it and run again") from error
     except UnicodeDecodeError as error:
         raise StoreError(f"{path}: not UTF-8 at byte {error.start}; delete it and run again") from error
-    except (RecursionError, ValueError) as error:
+    except ValueError as error:
         raise StoreError(f"{path}: not valid JSON ({error}); delete it and run again") from error
 
 
@@ -232,10 +229,6 @@ def _line_of(path: Path, field: str) -> int:
     except (OSError, UnicodeDecodeError):
         return 1
     return next((number for number, line in enumerate(lines, 1) if line.startswith(f'  "{field}":')), 1)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON value")
 
 
 class DamagedError(StoreError):

@@ -19,12 +19,18 @@ from pydantic import (
 )
 
 from autoshield_bench.contracts import Access, Goal, Norm, ThreatModel
+from autoshield_bench.plain_files import name_problem
 from autoshield_bench.toml_lines import shown
 
 CHAIN = "chain"
 """Name of the defense that is made of the stages in the suite."""
 
 MAX_STAGES = 8
+MOST_ENTRIES = 1000
+"""Entries of a list, at most: seeds, radii, defenses and so on."""
+LONGEST_DESCRIPTION = 10_000
+MOST_CELLS = 100_000
+"""Cells of a suite, at most: each is a file, and all of them are planned before the first one runs."""
 DEFAULT_QUERIES = 5000
 """Queries per image under black-box access, as many as AutoAttack grants Square (Croce and Hein 2020)."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -52,6 +58,12 @@ def _matching(pattern: re.Pattern[str], what: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _storable(value: str) -> str:
+    if problem := name_problem(value):
+        raise ValueError(f"{shown(value)} {problem}, and directories are named after it; give another")
+    return value
 
 
 def _tables(value: object, info: ValidationInfo) -> object:
@@ -105,8 +117,14 @@ def _plain(value: Any) -> Any:
 
 Params = Annotated[dict[str, Any], AfterValidator(_plain)]
 _Use = Annotated[str, _matching(USE, 'a plugin\'s name such as "pgd", or "distribution/name"')]
-_Label = Annotated[str, _matching(_LABEL, "1 to 48 letters, digits, spaces or . _ + -, the first a letter or digit")]
-_Name = Annotated[str, _matching(_NAME, "1 to 64 of a-z 0-9 . _ -, the first a letter or digit")]
+_Label = Annotated[
+    str,
+    _matching(_LABEL, "1 to 48 letters, digits, spaces or . _ + -, the first a letter or digit"),
+    AfterValidator(_storable),
+]
+_Name = Annotated[
+    str, _matching(_NAME, "1 to 64 of a-z 0-9 . _ -, the first a letter or digit"), AfterValidator(_storable)
+]
 _Path = Annotated[str, AfterValidator(_path)]
 
 
@@ -157,7 +175,7 @@ class ThreatUse(_Frozen):
     """Norm of the balls."""
 
     eps: Annotated[tuple[Annotated[float, AfterValidator(_radius)], ...], BeforeValidator(_list_or_one)] = Field(
-        min_length=1
+        min_length=1, max_length=MOST_ENTRIES
     )
     """Radii, in the units of the images: [0, 1]."""
 
@@ -214,30 +232,30 @@ class Suite(_Frozen):
     name: _Name
     """Name of the suite and of its directory of results."""
 
-    description: str = ""
+    description: str = Field(default="", max_length=LONGEST_DESCRIPTION)
     """One or two sentences for readers."""
 
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], AfterValidator(_unique), BeforeValidator(_list)
-    ] = Field(default=(0,), min_length=1)
+    ] = Field(default=(0,), min_length=1, max_length=MOST_ENTRIES)
     """Training seeds; everything is trained and attacked once per seed."""
 
     dataset: PluginUse
     """The data set."""
 
-    models: Annotated[tuple[ModelUse, ...], BeforeValidator(_tables)] = Field(min_length=1)
+    models: Annotated[tuple[ModelUse, ...], BeforeValidator(_tables)] = Field(min_length=1, max_length=MOST_ENTRIES)
     """The classifiers; a file may write ``[model]`` for a single one."""
 
-    threats: Annotated[tuple[ThreatUse, ...], BeforeValidator(_tables)] = Field(min_length=1)
+    threats: Annotated[tuple[ThreatUse, ...], BeforeValidator(_tables)] = Field(min_length=1, max_length=MOST_ENTRIES)
     """The threat models."""
 
-    defenses: Annotated[tuple[DefenseUse, ...], BeforeValidator(_tables)] = Field(min_length=1)
+    defenses: Annotated[tuple[DefenseUse, ...], BeforeValidator(_tables)] = Field(min_length=1, max_length=MOST_ENTRIES)
     """The defenses, in the order of the tables."""
 
-    attacks: Annotated[tuple[AttackUse, ...], BeforeValidator(_tables)] = Field(min_length=1)
+    attacks: Annotated[tuple[AttackUse, ...], BeforeValidator(_tables)] = Field(min_length=1, max_length=MOST_ENTRIES)
     """The attacks."""
 
-    metrics: Annotated[tuple[MetricUse, ...], BeforeValidator(_tables)] = ()
+    metrics: Annotated[tuple[MetricUse, ...], BeforeValidator(_tables)] = Field(default=(), max_length=MOST_ENTRIES)
     """The metrics, besides robust accuracy."""
 
     @model_validator(mode="before")
@@ -251,6 +269,15 @@ class Suite(_Frozen):
     def threat_models(self) -> tuple[ThreatModel, ...]:
         """Every ball of the suite, in the order of the file."""
         return tuple(ThreatModel(norm=threat.norm, eps=eps) for threat in self.threats for eps in threat.eps)
+
+    @property
+    def most_cells(self) -> int:
+        """Number of cells that the suite asks for at most."""
+        attacked = 0
+        for attack in self.attacks:
+            threats = [threat for threat in self.threats if attack.norms is None or threat.norm in attack.norms]
+            attacked += len(attack.access) * sum(len(threat.eps) for threat in threats)
+        return len(self.models) * len(self.defenses) * len(self.seeds) * (1 + attacked)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values that ``SuiteDocument.from_dict`` reads back as an equal suite."""

@@ -17,6 +17,7 @@ from autoshield_bench.contracts import ACCESS_LEVELS, NORMS, Goal, Kind, Norm
 from autoshield_bench.errors import did_you_mean
 from autoshield_bench.suite import (
     CHAIN,
+    MOST_CELLS,
     USE,
     AttackUse,
     DefenseUse,
@@ -55,6 +56,8 @@ class SuiteDocument(TomlDocument):
         found: dict[KeyPath, Problem] = {}
         for problem in (*_values((), self.data), *self._fields(), *self._threats(), *self._labels(), *self._stages()):
             found.setdefault(problem.path, problem)
+        if not found and (cells := Suite.model_validate(self.data).most_cells) > MOST_CELLS:
+            return [Problem((), f"asks for {cells:,} cells; split it into suites of at most {MOST_CELLS:,}")]
         return list(found.values())
 
     def plugins(self) -> Iterator[NamedPlugin]:
@@ -202,6 +205,8 @@ def _explain(path: KeyPath, detail: dict[str, Any]) -> str:
             message = f"empty; add {_EXAMPLES.get(key, 'at least one')}"
         case "too_long":
             message = f"{context['actual_length']} are too many; give at most {context['max_length']}"
+        case "string_too_long":
+            message = f"{shown(value)} is too long; give at most {context['max_length']:,} characters"
         case "greater_than_equal":
             message = f"{shown(value)} is too small; give at least {context['ge']}"
         case "less_than":

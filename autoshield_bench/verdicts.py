@@ -10,6 +10,7 @@ from typing import Any, Literal
 from autoshield_bench.errors import StoreError
 from autoshield_bench.migration import EVIDENCE
 from autoshield_bench.outcomes import expect
+from autoshield_bench.plain_files import component, expect_names
 from autoshield_bench.store import write_sealed
 
 EVIDENCE_SCHEMA = EVIDENCE.current
@@ -60,6 +61,7 @@ class EvidenceId:
     def from_json(cls, value: Mapping[str, Any]) -> EvidenceId:
         """Read the fields. Raises ValueError or TypeError where they are not what they should be."""
         expect(value, {"dataset": str, "model": str, "defense": str, "seed": int, "norm": str, "eps": float | int})
+        expect_names(value, ("defense", "norm"))
         return cls(**value)
 
     def __str__(self) -> str:
@@ -112,7 +114,7 @@ class EvidenceRecord:
 
 def evidence_path(key: str, where: EvidenceId) -> Path:
     """Return a record's place below the results directory."""
-    return Path("evidence") / where.defense / f"{where.norm}-{where.eps:g}-{key[:12]}.json"
+    return Path("evidence") / component(where.defense) / component(f"{where.norm}-{where.eps:g}-{key[:12]}.json")
 
 
 def write_evidence(directory: Path, record: EvidenceRecord) -> None:

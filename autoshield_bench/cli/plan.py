@@ -30,12 +30,14 @@ def run(arguments: argparse.Namespace) -> int:
     from autoshield_bench import places
     from autoshield_bench.engine.estimate import estimate
     from autoshield_bench.engine.options import plan_for, results_directory
+    from autoshield_bench.plain_files import refuse_odd_entries
     from autoshield_bench.store import ArtifactStore
 
     loaded, options = load(arguments)
     plan = plan_for(loaded, options)
     store = ArtifactStore(options.cache_dir or places.cache_dir())
     directory = results_directory(plan, options)
+    refuse_odd_entries(directory)
     work = estimate(plan, plan.matching(options.only), loaded, store, directory)
     if arguments.json:
         value: dict[str, Any] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from typing import Any, TypeGuard
 from autoshield_bench.reporting.grids import Grid
 from autoshield_bench.reporting.text import Plain
 from autoshield_bench.results import ResultSet
+from autoshield_bench.strict_json import json_lines
 
 STAGES = ("train", "fit", "attack", "score")
 
@@ -27,23 +27,15 @@ class Timing:
 def read_timings(directory: Path) -> dict[str, dict[str, Timing]]:
     """Return timings by cell id and stage from ``journal/*.jsonl``; the last one wins, torn lines are skipped."""
     found: dict[str, dict[str, Timing]] = {}
-    files = [path for path in (directory / "journal").glob("*.jsonl") if path.is_file()]
+    files = (directory / "journal").glob("*.jsonl")
     # A journal's name ends in its time: <host>-<pid>-<utc>.jsonl.
     for path in sorted(files, key=lambda path: (path.stem.rsplit("-", 1)[-1], path.name)):
-        try:
-            with path.open(encoding="utf-8", errors="replace") as stream:
-                for line in stream:
-                    _take(line, found)
-        except OSError:
-            continue
+        for event in json_lines(path):
+            _take(event, found)
     return found
 
 
-def _take(line: str, found: dict[str, dict[str, Timing]]) -> None:
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return
+def _take(event: object, found: dict[str, dict[str, Timing]]) -> None:
     if not isinstance(event, dict) or event.get("event") != "cell" or event.get("stage") not in STAGES:
         return
     seconds, images, cell = event.get("seconds"), event.get("images"), event.get("cell")
