@@ -110,7 +110,7 @@ def test_no_command_waits_for_a_pipe_in_the_results(results, command):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["plan"])
+@pytest.mark.parametrize("command", ["plan", "run"])
 def test_neither_plan_nor_run_opens_what_is_no_plain_file(tmp_path, command):
     (tmp_path / "tiny.toml").write_text(SUITE, encoding="utf-8")
     journal = tmp_path / "results" / "tiny-limit10" / "journal"

@@ -22,6 +22,7 @@ from autoshield_bench.engine.options import RunOptions, plan_for, results_direct
 from autoshield_bench.engine.progress import Progress, Silence
 from autoshield_bench.errors import StoreError, UsageError
 from autoshield_bench.migration import PLAN
+from autoshield_bench.plain_files import refuse_odd_entries
 from autoshield_bench.plan import Cell, EvidencePlan, Plan
 from autoshield_bench.registry import speaking_for
 from autoshield_bench.reporting.derived import leaderboard_json, markdown_report
@@ -112,6 +113,7 @@ def run_plan(plan: Plan, loaded: LoadedSuite, options: RunOptions, progress: Pro
     Raises HeldError where another run holds the results directory.
     """
     directory = results_directory(plan, options)
+    refuse_odd_entries(directory)
     chosen = plan.matching(options.only)
     if not chosen:
         raise UsageError(f"--only {options.only!r} matches no cell; `aubench plan` lists them")
