@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from autoshield_bench import load_suite
+from autoshield_bench.cli.main import main
 from autoshield_bench.engine import runner
 from autoshield_bench.engine.driver import Driver
 from autoshield_bench.engine.executors.local import Local
@@ -200,6 +201,35 @@ def test_an_interrupted_run_leaves_no_worker_and_goes_on(tmp_path: Path) -> None
     after = cells(tmp_path / "results" / "harm")
     assert {name: after[name] for name in before} == before
     assert len(after) == 6
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--jobs", "0"], "'0' is neither auto nor a number from 1 to 256"),
+        (["--jobs", "many"], "'many' is neither auto nor a number"),
+        (["--time-limit", "-3s"], "expected one argument"),
+        (["--time-limit", "0"], "'0' is no time; give one such as 90s"),
+        (["--time-limit", "nans"], "'nans' is no time"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(capsys, option: list[str], said: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["run", "quick", *option])
+    assert left.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_the_harness_logs_in_a_worker_is_seen(tmp_path: Path) -> None:
+    suite_of(tmp_path, PGD)
+    first = aubench(tmp_path, "run", "harm.toml", "--plugin", "nasty.py", "--only", "*/none/pgd/gray-box/*")
+    assert first.returncode == 0, first.stderr
+    (artifact,) = (tmp_path / "cache" / "attack").glob("*/*/tensors.safetensors")
+    artifact.write_bytes(artifact.read_bytes()[:-1])
+    again = aubench(tmp_path, "run", "harm.toml", "--plugin", "nasty.py", "--only", "*/gaussian-blur/pgd/gray-box/*")
+    assert again.returncode == 0, again.stderr
+    assert "is damaged" in again.stderr
+    assert "set aside and built anew" in again.stderr
 
 
 def children(process: int) -> list[int]:

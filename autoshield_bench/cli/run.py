@@ -44,17 +44,28 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 _TIME_LIMIT = 12 * 3600.0
 _UNITS = {"s": 1, "m": 60, "h": 3600}
+_MOST_JOBS = 256
 
 
 def _jobs(text: str) -> int | str:
-    return "auto" if text == "auto" else int(text)
+    if text == "auto":
+        return text
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_JOBS:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number from 1 to {_MOST_JOBS}")
+    return int(text)
 
 
 def _seconds(text: str) -> float | None:
     if text == "none":
         return None
     unit = _UNITS.get(text[-1:])
-    return float(text[:-1]) * unit if unit else float(text)
+    try:
+        seconds = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; give one such as 90s, 30m or 12h, or none")
+    return seconds
 
 
 def run(arguments: argparse.Namespace) -> int:

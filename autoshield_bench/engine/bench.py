@@ -127,6 +127,8 @@ _benches: dict[str, Bench] = {}
 def answer(text: str, tell: Tell) -> str:
     """Do a job that says everything, and return the reply; an error that concerns the whole run is a reply too."""
     job = Job.from_text(text)
+    handler = _Forward(tell)
+    logging.getLogger("autoshield_bench").addHandler(handler)
     try:
         return _bench_for(job).do(job, tell).to_text()
     except SuiteError as error:
@@ -136,6 +138,20 @@ def answer(text: str, tell: Tell) -> str:
     except Exception as error:  # a bug of ours: said once, with its place in the log
         logging.getLogger(__name__).exception("job %s", job.key)
         return Reply(error=type(error).__name__, message=describe_failure(error)).to_text()
+    finally:
+        logging.getLogger("autoshield_bench").removeHandler(handler)
+
+
+class _Forward(logging.Handler):
+    """Passes what the harness logs on to whoever watches the run."""
+
+    def __init__(self, tell: Tell) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell it as a warning."""
+        self._tell(json.dumps({"warn": record.getMessage()}))
 
 
 def _bench_for(job: Job) -> Bench:

@@ -152,6 +152,7 @@ class Driver:
                 error=error,
                 strong=is_strong(cell),
                 facts=facts(cell),
+                numeric_class=self._plan.numeric_class,
             )
             write_record(self._directory, record)
             self._show(cell, 0.0)
