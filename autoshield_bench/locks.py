@@ -65,19 +65,17 @@ def lock(path: Path, *, wait: bool = False, facts: Mapping[str, Any] | None = No
     refuses.
     """
     descriptor, owner = _open(path, wait=wait), os.getpid()
-    _held.add(descriptor)
-    try:
-        value = {"pid": os.getpid(), "host": platform.node(), "since": _now(), **(facts or {})}
-        effects.truncate(descriptor)
-        effects.write(descriptor, json.dumps(value, sort_keys=True).encode() + b"\n")
-        yield
-    finally:
-        if os.getpid() == owner:
-            # Removed while it is held: who waits for it finds that the name is gone and begins again.
-            with contextlib.suppress(OSError):
-                effects.remove(path)
-            _held.discard(descriptor)
-            os.close(descriptor)
+    with _kept(descriptor):
+        try:
+            value = {"pid": os.getpid(), "host": platform.node(), "since": _now(), **(facts or {})}
+            effects.truncate(descriptor)
+            effects.write(descriptor, json.dumps(value, sort_keys=True).encode() + b"\n")
+            yield
+        finally:
+            if os.getpid() == owner:
+                # Removed while it is held: who waits for it finds that the name is gone and begins again.
+                with contextlib.suppress(OSError):
+                    effects.remove(path)
 
 
 def _let_go() -> None:
@@ -95,23 +93,27 @@ os.register_at_fork(after_in_child=_let_go)
 @contextlib.contextmanager
 def share(path: Path) -> Iterator[None]:
     """Hold ``path`` together with others who share it, and let nobody have it alone meanwhile. Waits. Stays there."""
-    descriptor = effects.open_lock(path)
-    try:
-        try_lock(descriptor, wait=True, shared=True)
+    with _kept(_open(path, wait=True, shared=True)):
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
 def exclude(path: Path) -> Iterator[None]:
     """Hold ``path`` alone, against ``share`` and ``exclude``. Waits. Stays there."""
-    descriptor = effects.open_lock(path)
+    with _kept(_open(path, wait=True)):
+        yield
+
+
+@contextlib.contextmanager
+def _kept(descriptor: int) -> Iterator[None]:
+    owner = os.getpid()
+    _held.add(descriptor)
     try:
-        try_lock(descriptor, wait=True)
         yield
     finally:
-        os.close(descriptor)
+        if os.getpid() == owner:
+            _held.discard(descriptor)
+            os.close(descriptor)
 
 
 def holder(path: Path) -> dict[str, Any] | None:
@@ -147,13 +149,13 @@ def remove_abandoned(path: Path) -> bool:
         os.close(descriptor)
 
 
-def _open(path: Path, *, wait: bool) -> int:
+def _open(path: Path, *, wait: bool, shared: bool = False) -> int:
     while True:
         descriptor = effects.open_lock(path)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise StoreError(f"{path}: not a plain file; remove it")
-            answer = try_lock(descriptor, wait=wait)
+            answer = try_lock(descriptor, wait=wait, shared=shared)
             if answer == "busy":
                 raise HeldError(_described(_read(descriptor)))
             if answer == "none":

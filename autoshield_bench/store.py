@@ -42,6 +42,9 @@ LOCK = ".lock"
 TENSORS, MANIFEST = "tensors.safetensors", "manifest.json"
 """Files of an artifact; without the second there is none."""
 
+LOCKS, SET_ASIDE = "locks", "set-aside"
+"""Directories of a cache that hold no artifacts to use."""
+
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 """Names of files that are being written."""
 
@@ -292,26 +295,34 @@ class ArtifactStore:
 
     def fetch(self, stage: str, key: str) -> tuple[bytes, dict[str, Any]] | None:
         """Return the bytes and facts of a sound artifact, or None; a damaged one is set aside with a warning."""
-        if not self.has(stage, key):
-            return None
-        directory = self.directory(stage, key)
         try:
-            found = self.read(stage, key)
+            found = self.check(stage, key)
         except DamagedError:
-            with self.locked(key):  # another process may have been publishing it just now
-                if not self.has(stage, key):
-                    return None
-                try:
-                    found = self.read(stage, key)
-                except DamagedError as error:
-                    self._set_aside(directory, str(error))
-                    return None
-        with contextlib.suppress(OSError):  # a cache that cannot be written can be read
-            effects.touch(directory / MANIFEST)  # the time of its last use
+            return None
+        if found is not None:
+            with contextlib.suppress(OSError):  # a cache that cannot be written can be read
+                effects.touch(self.directory(stage, key) / MANIFEST)  # the time of its last use
         return found
 
-    def read(self, stage: str, key: str) -> tuple[bytes, dict[str, Any]]:
-        """Return what ``fetch`` does, leaving everything as it is. Raises DamagedError where it is not sound."""
+    def check(self, stage: str, key: str) -> tuple[bytes, dict[str, Any]] | None:
+        """Return the bytes and facts of a sound artifact, or None where there is none.
+
+        Raises DamagedError where there was one that is not sound, after it was set aside with a warning.
+        """
+        if not self.has(stage, key):
+            return None
+        with contextlib.suppress(DamagedError):
+            return self._read(stage, key)
+        with self.locked(key):  # another process may have been publishing it just now
+            if not self.has(stage, key):
+                return None
+            try:
+                return self._read(stage, key)
+            except DamagedError as error:
+                self._set_aside(self.directory(stage, key), str(error))
+                raise
+
+    def _read(self, stage: str, key: str) -> tuple[bytes, dict[str, Any]]:
         directory = self.directory(stage, key)
         try:
             manifest = read_json(directory / MANIFEST)
@@ -327,7 +338,7 @@ class ArtifactStore:
     @contextlib.contextmanager
     def locked(self, key: str) -> Iterator[None]:
         """Keep every other process from publishing, setting aside or removing an artifact meanwhile."""
-        path = self.root / "locks" / key
+        path = self.root / LOCKS / key
         with contextlib.ExitStack() as stack:
             with writing(path):
                 make_directory(path.parent)
@@ -335,7 +346,7 @@ class ArtifactStore:
             yield
 
     def _set_aside(self, directory: Path, why: str) -> None:
-        aside = self.root / "set-aside" / f"{directory.name}-{os.getpid()}-{time.time_ns()}"
+        aside = self.root / SET_ASIDE / f"{directory.name}-{os.getpid()}-{time.time_ns()}"
         log.warning("cache: artifact %s is damaged (%s); set aside and built anew", directory.name[:12], why)
         try:
             make_directory(aside.parent)

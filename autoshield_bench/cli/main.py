@@ -14,12 +14,12 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from autoshield_bench.cli import canaries, compare, data, export, merge, new, plan, plugins, run, show, suites
+from autoshield_bench.cli import cache, canaries, compare, data, export, merge, new, plan, plugins, run, show, suites
 from autoshield_bench.errors import AubenchError, SuiteError
 from autoshield_bench.reporting.text import visible
 from autoshield_bench.version import __version__
 
-COMMANDS = (run, plan, show, compare, merge, export, suites, plugins, canaries, new, data)
+COMMANDS = (run, plan, show, compare, merge, export, suites, plugins, canaries, new, data, cache)
 
 EXIT_CODES = """\
 exit codes:

@@ -1,0 +1,253 @@
+"""The artifact cache as a whole: what is in it, whether it is sound, and what may go.
+
+A run says what it needs in a lock file below ``runs/``, which vanishes with it; ``prune`` removes none of that. An
+artifact's manifest carries the time of its last use as its own, so that the longest unused goes first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import math
+import os
+import platform
+import re
+import secrets
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoshield_bench import effects
+from autoshield_bench.errors import WriteError
+from autoshield_bench.locks import exclude, holder, lock, remove_abandoned, share
+from autoshield_bench.store import (
+    LOCKS,
+    MANIFEST,
+    SET_ASIDE,
+    ArtifactStore,
+    DamagedError,
+    make_directory,
+    sweep,
+    writing,
+)
+
+log = logging.getLogger(__name__)
+
+RUNS = "runs"
+"""Directory of the lock files in which living runs say what they need."""
+
+_PRUNING = "pruning"
+_KEY = re.compile(r"[0-9a-f]{64}")
+_NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One artifact on disk."""
+
+    stage: str
+    key: str
+    size: int
+    """Bytes of its files."""
+    used: float
+    """Time of its last use, in seconds since the epoch."""
+    complete: bool
+    """Whether it has its manifest; one without was never published."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a cache holds."""
+
+    entries: tuple[Entry, ...]
+    runs: tuple[dict[str, Any], ...]
+    """Process, host, time since and needs of every living run."""
+    aside: tuple[Path, ...]
+    """Damaged artifacts that were set aside."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of it."""
+        return sum(entry.size for entry in self.entries) + sum(map(size_of, self.aside))
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """Keys of what the living runs need."""
+        return frozenset(str(key) for run in self.runs for key in run.get("keys", ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """What became of a cache that was pruned; sizes in bytes."""
+
+    removed: int
+    freed: int
+    left: int
+    spared: int
+    """Artifacts that stay because a living run needs them."""
+
+
+@contextlib.contextmanager
+def in_use(root: Path, needs: Collection[tuple[str, str]]) -> Iterator[None]:
+    """Keep artifacts, by stage and key, from being pruned meanwhile, and sweep what a killed run left beside them.
+
+    A cache that may only be read is used without. Raises WriteError where the disk refuses.
+    """
+    path = root / RUNS / f"{platform.node()[:40].replace('/', '-')}-{os.getpid()}-{secrets.token_hex(4)}"
+    store = ArtifactStore(root)
+    with contextlib.ExitStack() as stack:
+        try:
+            with writing(path), _beginning(root):
+                for directory in (root / LOCKS, root / RUNS):
+                    _forget_the_dead(directory)
+                for stage, key in sorted(needs):
+                    sweep(store.directory(stage, key))
+                make_directory(path.parent)
+                facts = {"keys": sorted({key for _stage, key in needs}), "began": time.time()}
+                stack.enter_context(lock(path, wait=True, facts=facts))
+        except WriteError as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _NOT_OURS:
+                raise
+            log.warning(
+                "%s: the cache cannot be written; `aubench cache prune` elsewhere will not spare this run", root
+            )
+        yield
+
+
+def contents(root: Path) -> Contents:
+    """Return what a cache holds. Changes nothing; a cache that is not there holds nothing."""
+    runs = tuple(own for path in _files(root / RUNS) if (own := holder(path)) is not None)
+    aside = tuple(sorted(path for path in (root / SET_ASIDE).glob("*") if path.is_dir()))
+    return Contents(entries=tuple(_entries(root)), runs=runs, aside=aside)
+
+
+def verify(root: Path) -> tuple[int, list[str]]:
+    """Hash every artifact again and set damaged ones aside; return how many are sound, and a line per damaged one.
+
+    Sweeps what killed runs left as well.
+    """
+    store, sound, damaged = ArtifactStore(root), 0, []
+    for entry in contents(root).entries:
+        if not entry.complete:
+            continue
+        try:
+            store.check(entry.stage, entry.key)
+            sound += 1
+        except DamagedError as error:
+            damaged.append(f"{entry.stage} {entry.key}: {error}")
+    with writing(root):
+        _tidy(root)
+    return sound, damaged
+
+
+def prune(root: Path, keep: int) -> Pruned:
+    """Remove what is left of dead runs, then what was set aside, then artifacts, the longest unused first.
+
+    Stops at ``keep`` bytes; what a living run needs, or has used since it began, stays.
+    """
+    if not root.is_dir():
+        return Pruned(removed=0, freed=0, left=0, spared=0)
+    with writing(root), exclude(root / _PRUNING):
+        before = contents(root)
+        size = before.size
+        _tidy(root)
+        for path in before.aside:
+            _remove_tree(path)
+        entries = sorted(_entries(root), key=lambda entry: (entry.used, entry.key))
+        left, removed, spared, needed = sum(entry.size for entry in entries), 0, 0, before.needed
+        # One second for file systems that keep time coarsely. What a run does not say counts for everything.
+        began = min((float(own.get("began", 1.0)) for own in before.runs), default=math.inf) - 1.0
+        for entry in entries:
+            if left <= keep:
+                break
+            if entry.key in needed or entry.used >= began:
+                spared += 1
+                continue
+            with ArtifactStore(root).locked(entry.key):
+                _remove_artifact(ArtifactStore(root).directory(entry.stage, entry.key))
+            left -= entry.size
+            removed += 1
+        return Pruned(removed=removed, freed=size - left, left=left, spared=spared)
+
+
+def size_of(directory: Path) -> int:
+    """Return the bytes of the files in and below a directory."""
+    total = 0
+    for folder, _folders, files in os.walk(directory):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += (Path(folder) / name).lstat().st_size
+    return total
+
+
+def _entries(root: Path) -> Iterator[Entry]:
+    for directory in sorted(root.glob("*/[0-9a-f][0-9a-f]/*")):
+        if not _KEY.fullmatch(directory.name) or not directory.is_dir() or directory.is_symlink():
+            continue
+        manifest = directory / MANIFEST
+        try:
+            used = (manifest if manifest.is_file() else directory).stat().st_mtime
+        except OSError:
+            continue  # removed meanwhile
+        yield Entry(
+            stage=directory.parent.parent.name,
+            key=directory.name,
+            size=size_of(directory),
+            used=used,
+            complete=manifest.is_file(),
+        )
+
+
+def _tidy(root: Path) -> None:
+    """Remove what dead processes left: lock files, temporary files, and artifacts that were never published."""
+    store = ArtifactStore(root)
+    for directory in (root / LOCKS, root / RUNS):
+        _forget_the_dead(directory)
+    for entry in _entries(root):
+        directory = store.directory(entry.stage, entry.key)
+        sweep(directory)
+        if not entry.complete:
+            with store.locked(entry.key):
+                if not store.has(entry.stage, entry.key):
+                    _remove_artifact(directory)
+
+
+def _forget_the_dead(directory: Path) -> None:
+    for path in _files(directory):
+        with contextlib.suppress(OSError):
+            remove_abandoned(path)
+
+
+def _remove_artifact(directory: Path) -> None:
+    """Remove an artifact: first the manifest, so that what remains, should this be the end, is no artifact."""
+    with contextlib.suppress(FileNotFoundError):
+        effects.remove(directory / MANIFEST)
+        effects.sync_directory(directory)
+    _remove_tree(directory)
+
+
+def _remove_tree(directory: Path) -> None:
+    for path in sorted(directory.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            _remove_tree(path)
+        else:
+            effects.remove(path)
+    effects.remove_directory(directory)
+
+
+def _files(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except OSError:
+        return []
+
+
+@contextlib.contextmanager
+def _beginning(root: Path) -> Iterator[None]:
+    """Wait for a prune to end, and keep another from beginning."""
+    make_directory(root)
+    with share(root / _PRUNING):
+        yield
