@@ -11,6 +11,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from autoshield_bench import places
+from autoshield_bench.cache import in_use
 from autoshield_bench.contracts import PairMetric, PredictionMetric
 from autoshield_bench.engine.driver import Driver
 from autoshield_bench.engine.executors import Executor
@@ -18,6 +20,7 @@ from autoshield_bench.engine.executors.inline import Inline
 from autoshield_bench.engine.executors.local import Local
 from autoshield_bench.engine.facts import is_strong, trained_on
 from autoshield_bench.engine.jobs import Job
+from autoshield_bench.engine.needs import needs
 from autoshield_bench.engine.options import RunOptions, plan_for, results_directory
 from autoshield_bench.engine.progress import Progress, Silence
 from autoshield_bench.errors import StoreError, UsageError
@@ -117,7 +120,7 @@ def run_plan(plan: Plan, loaded: LoadedSuite, options: RunOptions, progress: Pro
     chosen = plan.matching(options.only)
     if not chosen:
         raise UsageError(f"--only {options.only!r} matches no cell; `aubench plan` lists them")
-    with results_lock(directory):
+    with results_lock(directory), in_use(options.cache_dir or places.cache_dir(), needs(plan)):
         return _run_chosen(plan, chosen, loaded, options, directory, progress)
 
 
