@@ -118,8 +118,16 @@ def build(results: ResultSet) -> list[Leaderboard]:
             cells = [cell for cell in here if cell.attack is None or (cell.norm, cell.eps) == (norm, eps)]
             smaller = [cell for cell in here if cell.norm == norm and (cell.eps or 0.0) < (eps or 0.0)]
             easier = [records[cell] for cell in smaller if cell in records]
-            boards.append(_board(cells, records, easier, results.evidence_level, evidence))
+            board = _board(cells, records, easier, results.evidence_level, evidence)
+            boards.append(replace(board, remarks=(*board.remarks, *_class_remarks(results))))
     return boards
+
+
+def _class_remarks(results: ResultSet) -> list[str]:
+    if not results.other_classes:
+        return []
+    others = ", ".join(results.other_classes)
+    return [f"These figures are of the numeric class {results.numeric_class}; those of {others} lie beside."]
 
 
 def _board(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from autoshield_bench.errors import StoreError
 from autoshield_bench.migration import CELL, PLAN
+from autoshield_bench.numeric import short_class
 from autoshield_bench.outcomes import Detection, Outcomes, expect
 from autoshield_bench.plain_files import component, expect_names, refuse_odd_entries
 from autoshield_bench.store import write_sealed
@@ -166,6 +167,11 @@ def samples_path(key: str) -> Path:
     return Path("samples") / component(f"{key[:12]}.safetensors")
 
 
+def other_plan_path(numeric_class: str) -> Path:
+    """Return the place of the plan of another numeric class than that of ``plan.json``, below the results directory."""
+    return Path("plans") / f"{short_class(numeric_class)}.json"
+
+
 @dataclass(frozen=True)
 class ResultSet:
     """The records that a suite's plan names, in the plan's order."""
@@ -183,6 +189,10 @@ class ResultSet:
     """How much evidence the run was asked for."""
     evidence: tuple[EvidenceRecord, ...] = ()
     """The verdicts that gate ranks, in the plan's order."""
+    numeric_class: str = ""
+    """Of the machine whose plan it is."""
+    other_classes: tuple[str, ...] = ()
+    """Numeric classes whose plans and records lie beside."""
 
     def __iter__(self) -> Iterator[CellRecord]:
         return iter(self.records)
@@ -290,4 +300,22 @@ def load_results(directory: Path) -> ResultSet:
             evidence.append(found)
         except StoreError as error:
             damaged.append(str(error))
-    return ResultSet(directory, suite, tuple(records), tuple(missing), tuple(damaged), plugins, level, tuple(evidence))
+    others: list[str] = []
+    for path in sorted((directory / "plans").glob("*.json")):
+        try:
+            others.append(str(PLAN.read(path)["numeric_class"]))
+        except StoreError as error:
+            damaged.append(str(error))
+    own = str(plan["numeric_class"])
+    return ResultSet(
+        directory,
+        suite,
+        tuple(records),
+        tuple(missing),
+        tuple(damaged),
+        plugins,
+        level,
+        tuple(evidence),
+        own,
+        tuple(name for name in others if name != own),
+    )

@@ -18,7 +18,7 @@ from autoshield_bench import load_results
 from autoshield_bench.errors import WriteError
 from autoshield_bench.merge import write as merge_write
 from autoshield_bench.merge.classes import TOLERANCE
-from autoshield_bench.results import cell_path, read_record, samples_path, write_record
+from autoshield_bench.results import cell_path, other_plan_path, read_record, samples_path, write_record
 from autoshield_bench.store import content_key, read_json, write_json
 from autoshield_bench.verdicts import read_evidence
 
@@ -312,7 +312,8 @@ def test_other_numeric_classes_are_kept_beside_and_compared(tmp_path):
     assert f"the leaderboard is of {ONE}" in done.out
     merged = tmp_path / "merged"
     assert load_results(merged).records == load_results(tmp_path / "a").records
-    assert files(merged, "derived").keys() == {Path("derived/leaderboard.md"), Path("derived/leaderboard.json")}
+    report = (merged / "derived" / "leaderboard.md").read_text(encoding="utf-8").replace("\\", "")
+    assert f"figures are of the numeric class {ONE}; those of {TWO} lie beside" in report
     (plan,) = (merged / "plans").iterdir()
     assert plan.read_bytes() == (tmp_path / "b" / "plan.json").read_bytes()
     for name, data in files(tmp_path / "b").items():
@@ -353,6 +354,24 @@ def test_classes_are_compared_by_predictions_where_these_are_at_hand(tmp_path):
     # All are misclassified in both, as other digits.
     assert done.code == 1
     assert "20 of 20 predictions differ" in done.out
+
+
+def test_a_run_on_another_machine_keeps_the_plan_of_the_first(tmp_path, monkeypatch):
+    path = suite(tmp_path, FGSM)
+    go(path, tmp_path)
+    first = everything(home(tmp_path))
+    monkeypatch.setattr("autoshield_bench.plan.numeric_class", lambda _device: TWO)
+    results, _ = go(path, tmp_path)
+    assert {own.numeric_class for own in results} == {TWO}
+    (mine,) = results.other_classes
+    both = everything(home(tmp_path))
+    assert both[Path(other_plan_path(mine))] == first[Path("plan.json")]
+    for name, data in first.items():
+        assert name.parts[0] in ("derived", "plan.json") or both[name] == data
+    # The plan of each machine leads where it runs, and finds its cells finished.
+    monkeypatch.undo()
+    again, watch = go(path, tmp_path)
+    assert (watch.cells, again.numeric_class, again.other_classes) == ([], mine, (TWO,))
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

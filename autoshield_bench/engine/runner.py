@@ -29,8 +29,16 @@ from autoshield_bench.plain_files import refuse_odd_entries
 from autoshield_bench.plan import Cell, EvidencePlan, Plan
 from autoshield_bench.registry import speaking_for
 from autoshield_bench.reporting.derived import leaderboard_json, markdown_report
-from autoshield_bench.results import CellRecord, ResultSet, cell_path, load_results, read_record, samples_path
-from autoshield_bench.store import results_lock, write_json, write_text
+from autoshield_bench.results import (
+    CellRecord,
+    ResultSet,
+    cell_path,
+    load_results,
+    other_plan_path,
+    read_record,
+    samples_path,
+)
+from autoshield_bench.store import results_lock, write_bytes, write_json, write_text
 from autoshield_bench.suite_check import LoadedSuite, load_suite
 from autoshield_bench.verdicts import NOT_MADE, Level, evidence_path, read_evidence
 
@@ -217,8 +225,13 @@ def _sound(path: Path, own: EvidencePlan) -> bool:
 def _write_plan(directory: Path, plan: Plan) -> None:
     path, value = directory / "plan.json", plan.to_json()
     try:
-        if PLAN.read(path) == value:
+        before = PLAN.read(path)
+        if before == value:
             return
+        alike = before["suite_sha256"] == value["suite_sha256"]
+        if alike and before["numeric_class"] not in ("", value["numeric_class"]):
+            # Another machine's records stay, and so does what names them.
+            write_bytes(directory / other_plan_path(str(before["numeric_class"])), path.read_bytes())
     except StoreError:
         pass
     write_json(path, value)

@@ -13,9 +13,6 @@ from autoshield_bench.results import CellId
 from autoshield_bench.store import content_key
 from autoshield_bench.verdicts import EvidenceId
 
-PLANS = "plans"
-"""Folder for the plans of numeric classes other than that of ``plan.json``."""
-
 Place = TypeVar("Place", CellId, EvidenceId)
 
 Group = tuple[str, str, int]
@@ -71,7 +68,7 @@ def read_plans(directory: Path) -> list[PlanFile]:
     if not (directory / "plan.json").exists():
         raise StoreError(f"{directory}: no plan.json, so no results; name a directory that `aubench run` wrote")
     leading = read_plan(directory / "plan.json")
-    others = [read_plan(path) for path in sorted((directory / PLANS).glob("*.json"))]
+    others = [read_plan(path) for path in sorted((directory / "plans").glob("*.json"))]
     return [leading, *(plan for plan in others if plan.numeric_class != leading.numeric_class)]
 
 

@@ -13,7 +13,6 @@ from typing import Any
 from autoshield_bench.errors import StoreError, WriteError
 from autoshield_bench.merge.decide import Merge
 from autoshield_bench.merge.parts import BESIDE, Found
-from autoshield_bench.merge.plans import PLANS
 from autoshield_bench.store import write_bytes, write_json
 
 Derive = Callable[[Path], object]
@@ -58,7 +57,7 @@ def add_to_first(merge: Merge, derive: Derive) -> None:
 def _fill(merge: Merge, directory: Path, derive: Derive) -> None:
     for name in sorted(merge.files, key=lambda name: (_ORDER.index(name.partition("/")[0]), name)):
         _copy(merge.files[name], directory / name)
-    plans = {f"{PLANS}/{short}.json": plan for short, plan in merge.others.items()} | {"plan.json": merge.plan}
+    plans = {f"plans/{short}.json": plan for short, plan in merge.others.items()} | {"plan.json": merge.plan}
     for name, plan in plans.items():
         _write_plan(merge, directory / name, plan)
     derive(directory)
