@@ -303,10 +303,10 @@ def load_results(directory: Path) -> ResultSet:
     others: list[str] = []
     for path in sorted((directory / "plans").glob("*.json")):
         try:
-            others.append(str(PLAN.read(path)["numeric_class"]))
+            others.append(str(PLAN.read(path).get("numeric_class", "")))
         except StoreError as error:
             damaged.append(str(error))
-    own = str(plan["numeric_class"])
+    own = str(plan.get("numeric_class", ""))
     return ResultSet(
         directory,
         suite,

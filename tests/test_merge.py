@@ -459,6 +459,39 @@ def test_results_of_a_newer_release_are_not_merged(tmp_path):
     assert not (tmp_path / "merged").exists()
 
 
+FIELDS = (
+    "schema",
+    "suite",
+    "suite_sha256",
+    "data",
+    "harness",
+    "numeric_class",
+    "checkpoints",
+    "plugins",
+    "cells",
+    "evidence",
+)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_plan_that_holds_anything_else_is_refused_in_one_line(tmp_path, field):
+    directory(tmp_path / "a", clean())
+    directory(tmp_path / "b", clean())
+    path = tmp_path / "b" / "plan.json"
+    plan = read_json(path)
+    values = [None, 1, "x", [], [["a", "b"]], {}, {"seeds": 1}, {"level": [], "records": [{}]}, {"x": float(2**70)}]
+    for number, value in enumerate([*values, ...]):
+        write_json(
+            path,
+            {name: own for name, own in plan.items() if name != field} | ({field: value} if value is not ... else {}),
+        )
+        done = aubench("merge", tmp_path / "a", tmp_path / "b", "--into", tmp_path / f"merged-{number}")
+        assert done.code in (0, 2, 3)
+        assert len(done.err.splitlines()) == (done.code != 0)
+        assert (tmp_path / f"merged-{number}").exists() == (done.code == 0)
+        assert aubench("show", tmp_path / "b", "--json").code in (0, 3)
+
+
 # -- what is damaged --------------------------------------------------------------------------------------------------
 
 

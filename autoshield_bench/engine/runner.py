@@ -228,10 +228,10 @@ def _write_plan(directory: Path, plan: Plan) -> None:
         before = PLAN.read(path)
         if before == value:
             return
-        alike = before["suite_sha256"] == value["suite_sha256"]
-        if alike and before["numeric_class"] not in ("", value["numeric_class"]):
+        other = str(before.get("numeric_class", ""))
+        if before.get("suite_sha256") == value["suite_sha256"] and other not in ("", value["numeric_class"]):
             # Another machine's records stay, and so does what names them.
-            write_bytes(directory / other_plan_path(str(before["numeric_class"])), path.read_bytes())
+            write_bytes(directory / other_plan_path(other), path.read_bytes())
     except StoreError:
         pass
     write_json(path, value)

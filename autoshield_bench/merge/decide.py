@@ -326,7 +326,8 @@ def _metric_differs(one: CellRecord, two: CellRecord, label: str) -> bool:
     first, second = one.metrics[label], two.metrics[label]
     if first.unavailable is not None or second.unavailable is not None:
         return False  # one machine lacked what the metric needs
-    if one.facts.get("metrics", {}).get(label) != two.facts.get("metrics", {}).get(label):
+    own, other = one.facts.get("metrics"), two.facts.get("metrics")
+    if isinstance(own, Mapping) and isinstance(other, Mapping) and own.get(label) != other.get(label):
         return False  # a metric is no part of the cell's key: these are two metrics of one label
     return first.pairs != second.pairs
 

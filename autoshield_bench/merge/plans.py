@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from autoshield_bench.errors import StoreError, UsageError
 from autoshield_bench.migration import PLAN
+from autoshield_bench.outcomes import expect
 from autoshield_bench.results import CellId
 from autoshield_bench.store import content_key
 from autoshield_bench.verdicts import EvidenceId
@@ -43,18 +44,18 @@ class PlanFile:
 
 def read_plan(path: Path) -> PlanFile:
     """Read one plan. Raises StoreError naming the file, NewerSchemaError where it is too new."""
-    value = PLAN.read(path)
+    value = {"data": None, **PLAN.read(path)}
     try:
         cells = tuple((str(entry["key"]), CellId.from_json(entry["cell"])) for entry in value["cells"])
         judged = tuple(
             (str(entry["key"]), EvidenceId.from_json(entry["where"])) for entry in value["evidence"]["records"]
         )
         plan = PlanFile(path, value, cells, judged)
-        for name in ("suite", "plugins", "harness", "checkpoints"):
-            dict(value[name])
+        expect(value, dict.fromkeys(("suite", "plugins", "harness", "checkpoints"), dict))
+        expect(value, {"numeric_class": str, "data": str | None})
+        expect(value["evidence"], {"level": str})
         if not all(isinstance(seed, int) for seed in plan.seeds):
             raise TypeError("seeds are whole numbers")
-        str(value["evidence"]["level"])
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise StoreError(f"{path}: not a plan ({error!r}); run the suite again") from error
     return plan
