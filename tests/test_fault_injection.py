@@ -23,11 +23,16 @@ from builders import verdict
 
 from autoshield_bench import effects
 from autoshield_bench.engine import runner
+from autoshield_bench.engine.driver import Driver
+from autoshield_bench.engine.executors.inline import Inline
+from autoshield_bench.engine.facts import facts, is_strong
+from autoshield_bench.engine.jobs import Job, Reply
 from autoshield_bench.engine.journal import Journal, read_events
 from autoshield_bench.engine.progress import Silence
 from autoshield_bench.engine.runner import RunOptions, plan_for, run_plan
 from autoshield_bench.errors import WriteError
 from autoshield_bench.outcomes import Outcomes
+from autoshield_bench.plan import Cell, EvidencePlan, Plan
 from autoshield_bench.results import CellRecord, MetricResult, load_results, samples_path, write_record
 from autoshield_bench.store import ArtifactStore, canonical, write_bytes, write_json
 from autoshield_bench.suite_check import load_suite
@@ -77,26 +82,38 @@ class Toy:
     def run(self, root: Path) -> None:
         """Run what is not finished below ``root``, as `aubench run` does."""
         options = RunOptions(results_dir=root / "results", cache_dir=root / "cache", device="cpu")
-        runner._compute = self._compute  # type: ignore[assignment]
+        runner._executor = self._executor  # type: ignore[assignment]
         run_plan(self.plan, self.loaded, options, Silence())
 
-    def _compute(self, cells: Any, unjudged: Any, plan: Any, loaded: Any, options: Any, *rest: Any) -> None:
-        directory, journal, _progress = rest
-        store = ArtifactStore(options.cache_dir)
-        write_json(directory / "env" / "machine.json", {"schema": "aubench.env/1"})
-        for cell in cells:
-            record = self._cell(cell, store, directory, journal)
-            write_record(directory, record)
-            if self.reports is not None:
-                os.write(self.reports, b"x")
-        for own in unjudged:
-            ruling = verdict("converged", text=self._artifact("judge", own.key, b"", store, journal)[:4].hex())
-            write_evidence(
-                directory,
-                EvidenceRecord(key=own.key, where=own.id, level="fast", verdicts=(ruling,), passes=1, judged=10),
-            )
+    @contextlib.contextmanager
+    def _executor(
+        self, driver: Driver, plan: Plan, _loaded: object, options: RunOptions, directory: Path
+    ) -> Iterator[Inline]:
+        """Yield what does the jobs of a run in this process."""
+        store, journal = ArtifactStore(options.cache_dir or directory), Journal(directory)
+        cells, judgements = {own.key: own for own in plan.cells}, {own.key: own for own in plan.evidence}
 
-    def _cell(self, cell: Any, store: ArtifactStore, directory: Path, journal: Journal) -> CellRecord:
+        def do(text: str, _tell: object) -> str:
+            job = Job.from_text(text)
+            if job.kind == "cell":
+                write_record(directory, self._cell(cells[job.key], store, directory, journal))
+                if self.reports is not None:
+                    os.write(self.reports, b"x")
+            else:
+                write_evidence(directory, self._evidence(judgements[job.key], store, journal))
+            return Reply().to_text()
+
+        write_json(directory / "env" / "machine.json", {"schema": "aubench.env/1"})
+        try:
+            yield Inline(do, driver.hear)
+        finally:
+            journal.close()
+
+    def _evidence(self, own: EvidencePlan, store: ArtifactStore, journal: Journal) -> EvidenceRecord:
+        ruling = verdict("converged", text=self._artifact("judge", own.key, b"", store, journal)[:4].hex())
+        return EvidenceRecord(key=own.key, where=own.id, level="fast", verdicts=(ruling,), passes=1, judged=10)
+
+    def _cell(self, cell: Cell, store: ArtifactStore, directory: Path, journal: Journal) -> CellRecord:
         data = self._artifact("train", cell.model.key, b"", store, journal)
         for stage in cell.stages:
             data = self._artifact("fit", stage.key, data, store, journal)
@@ -111,10 +128,11 @@ class Toy:
             cell=cell.id,
             status="ok",
             outcomes=Outcomes.from_indices(50, range(50), well),
-            strong=runner._is_strong(cell),
+            strong=is_strong(cell),
             metrics={use.label: MetricResult(direction="higher", unit="", notes="", pairs={}) for use in cell.metrics},
-            facts=runner._facts(cell),
+            facts=facts(cell),
             env="machine",
+            samples=hashlib.sha256(samples).hexdigest(),
         )
 
     def _artifact(self, stage: str, key: str, given: bytes, store: ArtifactStore, journal: Journal) -> bytes:
