@@ -41,6 +41,10 @@ class PluginError(AubenchError):
     exit_code = 2
 
 
+class PinError(SuiteError):
+    """A plugin is not what plugins.lock pins: none was loaded. Holds every difference found, one line each."""
+
+
 class ParameterError(AubenchError, ValueError):
     """A plugin's parameter has a value that the plugin cannot use. Raised by the plugin's ``__post_init__``."""
 

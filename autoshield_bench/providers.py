@@ -60,25 +60,31 @@ def _entry_points(problems: list[Problem]) -> Iterator[tuple[metadata.Distributi
         try:
             points = list(distribution.entry_points.select(group=hookspecs.PROJECT))
         except Exception as error:
-            problems.append(Problem(_named(distribution)[0], "entry_points.txt", describe(error)))
+            problems.append(Problem(named(distribution)[0], "entry_points.txt", describe(error)))
             continue
         for point in points:
             yield distribution, point
 
 
-def installed(problems: list[Problem]) -> Iterator[Provider]:
-    """Yield the entry points of this environment, third parties' only where they are not turned off."""
+def chosen(problems: list[Problem]) -> Iterator[tuple[metadata.Distribution, metadata.EntryPoint]]:
+    """Yield the entry points that count, none of them loaded: third parties' only where they are not turned off."""
     third_party = os.environ.get(DISABLE, "") in ("", "0")
     seen: set[tuple[str, str]] = set()
     for distribution, point in _entry_points(problems):
-        name, version = _named(distribution)
+        name = normal_name(named(distribution)[0])
         # An environment may list one distribution twice (a source tree beside its installed copy): take the first.
-        if (normal_name(name), point.name) in seen:
+        if (name, point.name) in seen:
             continue
-        seen.add((normal_name(name), point.name))
+        seen.add((name, point.name))
+        if name == HOME or third_party:
+            yield distribution, point
+
+
+def installed(problems: list[Problem]) -> Iterator[Provider]:
+    """Yield what the entry points of this environment provide."""
+    for distribution, point in chosen(problems):
+        name, version = named(distribution)
         home = normal_name(name) == HOME
-        if not home and not third_party:
-            continue
         editable = source.is_editable(distribution)
         yield Provider(
             distribution=name,
@@ -90,7 +96,7 @@ def installed(problems: list[Problem]) -> Iterator[Provider]:
         )
 
 
-def _named(distribution: metadata.Distribution) -> tuple[str, str]:
+def named(distribution: metadata.Distribution) -> tuple[str, str]:
     """Return name and version; a damaged installation may have lost its metadata, and with them both."""
     try:
         return distribution.name or "unknown", distribution.version or ""

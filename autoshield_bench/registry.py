@@ -25,6 +25,7 @@ from autoshield_bench import contracts, hookspecs, source
 from autoshield_bench.contracts import CONTRACT, Kind, Spec
 from autoshield_bench.errors import AubenchError, ParameterError, PluginError, did_you_mean
 from autoshield_bench.parameters import converted, parameter_types, type_problem
+from autoshield_bench.pins import verified
 from autoshield_bench.providers import (
     Origin,
     Problem,
@@ -114,11 +115,13 @@ class Registry:
         """What each entry point cost to load, in the order in which they were loaded."""
 
     @classmethod
-    def discover(cls, extra: Sequence[object] = ()) -> Registry:
+    def discover(cls, extra: Sequence[object] = (), *, lock: Path | None = None) -> Registry:
         """Load every entry point of the group, then ``extra`` manifests: modules, objects with hooks, or single files.
 
-        A file (a ``Path``) is a manifest and its factories in one; the name of its module is that of the file.
+        A file (a ``Path``) is a manifest and its factories in one; the name of its module is that of the file. With a
+        ``lock`` (a plugins.lock), PinError is raised before anything is loaded unless everything is as it pins it.
         """
+        pinned = None if lock is None else verified(lock, extra)
         if any(isinstance(manifest, Path) for manifest in extra):
             # An earlier import of the same file has classes of its own.
             _load_factory.cache_clear()
@@ -146,6 +149,8 @@ class Registry:
                     not had_torch and "torch" in sys.modules,
                 )
             )
+        if pinned is not None:
+            pinned.check_factories({plugin.spec.factory: plugin.distribution for plugin in plugins})
         return cls(plugins, problems, loadings)
 
     def of_kind(self, kind: Kind) -> tuple[Plugin, ...]:

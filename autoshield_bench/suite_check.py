@@ -35,18 +35,22 @@ class LoadedSuite:
     """From which another process can load the same; None where plugins exist in this process alone."""
     plugin_files: tuple[Path, ...] = ()
     """Plugins that are single files."""
+    lock: Path | None = None
+    """The plugins.lock that every plugin agrees with, in another process too."""
 
 
-def load_suite(source: str | Path, *, plugins: Sequence[object] = ()) -> LoadedSuite:
+def load_suite(source: str | Path, *, plugins: Sequence[object] = (), lock: Path | None = None) -> LoadedSuite:
     """Read a suite file, or a shipped suite by name, and check it whole.
 
-    ``plugins`` are manifests (modules or objects with hooks) to use beside the installed ones. Raises SuiteError with
-    every problem at once, one line each.
+    ``plugins`` are manifests (modules or objects with hooks) to use beside the installed ones; ``lock`` is a
+    plugins.lock that every plugin must agree with. Raises SuiteError with every problem at once, one line each.
     """
     path = find_suite(source)
-    loaded = check_suite(SuiteDocument.read(path), Registry.discover(plugins), path.parent)
+    loaded = check_suite(SuiteDocument.read(path), Registry.discover(plugins, lock=lock), path.parent)
     files = tuple(own for own in plugins if isinstance(own, Path))
-    return dataclasses.replace(loaded, file=path, plugin_files=files) if len(files) == len(plugins) else loaded
+    if len(files) < len(plugins):
+        return loaded
+    return dataclasses.replace(loaded, file=path, plugin_files=files, lock=lock)
 
 
 def find_suite(source: str | Path) -> Path:

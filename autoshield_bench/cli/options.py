@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from autoshield_bench.engine.options import RunOptions
     from autoshield_bench.suite_check import LoadedSuite
 
+LOCK_FILE = "plugins.lock"
+
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """Add what decides which cells there are."""
@@ -17,6 +19,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         "suite", metavar="SUITE", help="a suite file, or the name of a shipped suite (`aubench suites`)"
     )
     add_plugin_option(parser)
+    add_lock_options(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: %(default)s")
     parser.add_argument("--seed", type=int, metavar="N", help="replace the suite's training seeds by this one")
     parser.add_argument("--limit", type=int, metavar="N", help="evaluate at most N test images (a stratified subset)")
@@ -56,6 +59,25 @@ def plugin_files(arguments: argparse.Namespace) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(path.absolute() for path in arguments.plugin))
 
 
+def add_lock_options(parser: argparse.ArgumentParser) -> None:
+    """Add what holds the plugins to those that somebody looked at."""
+    parser.add_argument(
+        "--locked",
+        action="store_true",
+        help=f"load no plugin unless all are as ./{LOCK_FILE} pins them (`aubench plugins lock`)",
+    )
+    parser.add_argument("--lock-file", type=Path, metavar="FILE", help=f"another file than ./{LOCK_FILE}, for --locked")
+
+
+def lock_file(arguments: argparse.Namespace) -> Path | None:
+    """Return the file that pins the plugins; None where nothing is asked of them."""
+    from autoshield_bench.errors import UsageError
+
+    if arguments.lock_file is not None and not arguments.locked:
+        raise UsageError("--lock-file: means something with --locked alone; give both")
+    return (arguments.lock_file or Path(LOCK_FILE)) if arguments.locked else None
+
+
 def load(arguments: argparse.Namespace) -> tuple[LoadedSuite, RunOptions]:
     """Return the suite that the arguments name and how to run it; plugins that could not load are warned of."""
     from autoshield_bench.cli.warnings import warn
@@ -64,7 +86,7 @@ def load(arguments: argparse.Namespace) -> tuple[LoadedSuite, RunOptions]:
     from autoshield_bench.providers import FILE
     from autoshield_bench.suite_check import load_suite
 
-    loaded = load_suite(arguments.suite, plugins=plugin_files(arguments))
+    loaded = load_suite(arguments.suite, plugins=plugin_files(arguments), lock=lock_file(arguments))
     for problem in loaded.registry.problems:
         if problem.distribution == FILE:
             raise PluginError(str(problem))  # asked for by name: never passed over

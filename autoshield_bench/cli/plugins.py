@@ -1,4 +1,4 @@
-"""``aubench plugins``: list what is installed and what could not be loaded; check that a plugin keeps the rules."""
+"""``aubench plugins``: list what is installed, pin it, and check that a plugin keeps the rules."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoshield_bench.cli.options import add_plugin_option, plugin_files
+from autoshield_bench.cli.options import LOCK_FILE, add_lock_options, add_plugin_option, lock_file, plugin_files
 from autoshield_bench.cli.warnings import warn
 
 if TYPE_CHECKING:
@@ -32,8 +33,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     listing.add_argument(
         "--timings", action="store_true", help="show what each manifest costs to load, and who imports torch"
     )
+    add_lock_options(listing)
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(handler=run_list)
+    locking = actions.add_parser(
+        "lock",
+        help="pin the installed plugins",
+        description="Write which distributions provide plugins here, with version and SHA-256 of their files. With "
+        "--locked, other commands load nothing else. Loads no plugin.",
+    )
+    locking.add_argument(
+        "--out", type=Path, metavar="FILE", default=Path(LOCK_FILE), help="where to write (default: ./%(default)s)"
+    )
+    locking.set_defaults(handler=run_lock)
     checking = actions.add_parser(
         "check",
         help="check that a plugin keeps the rules",
@@ -55,7 +67,7 @@ def run_list(arguments: argparse.Namespace) -> int:
     """Print the plugins; what could not be loaded is warned of on stderr."""
     from autoshield_bench.registry import Registry
 
-    registry = Registry.discover()
+    registry = Registry.discover(lock=lock_file(arguments))
     plugins = sorted(registry.plugins, key=lambda plugin: (plugin.kind, plugin.name, plugin.distribution))
     rows: list[dict[str, Any]] = [
         {
@@ -85,6 +97,21 @@ def run_list(arguments: argparse.Namespace) -> int:
             _print_loadings(registry.loadings)
     for problem in registry.problems:
         warn(str(problem))
+    return 0
+
+
+def run_lock(arguments: argparse.Namespace) -> int:
+    """Pin what is installed and print the file."""
+    from autoshield_bench.pins import installed_pins, write_lock
+    from autoshield_bench.reporting.text import visible
+
+    pins = installed_pins()
+    write_lock(arguments.out, [pinned.pin for pinned in pins])
+    for pinned in pins:
+        editable = ", editable: any change to its files is another hash" if pinned.editable else ""
+        line = f"{pinned.pin.distribution} {pinned.pin.version}  {pinned.pin.sha256[:12]}{editable}"
+        sys.stderr.write(f"{visible(line)}\n")
+    sys.stdout.write(f"{arguments.out}\n")
     return 0
 
 

@@ -160,7 +160,8 @@ def _bench_for(job: Job) -> Bench:
             other.close()
         _benches.clear()
         options = job.run_options()
-        loaded = load_suite(Path(job.suite), plugins=tuple(map(Path, job.plugins)))
+        lock = Path(job.lock) if job.lock else None
+        loaded = load_suite(Path(job.suite), plugins=tuple(map(Path, job.plugins)), lock=lock)
         plan = plan_for(loaded, options)
         if digest(plan) != job.plan:
             raise WorkerError(

@@ -36,6 +36,8 @@ class Job:
     """Digest of the plan."""
     kind: Kind
     key: str
+    lock: str = ""
+    """The plugins.lock that every plugin must agree with; empty where none was asked for."""
     made: tuple[str, ...] = ()
     """Artifacts that this run has made: with ``force``, those are not made again."""
 
@@ -52,7 +54,7 @@ class Job:
     @property
     def context(self) -> str:
         """Digest of all that is the same for every job of a run."""
-        return content_key([self.suite, list(self.plugins), dict(self.options), self.plan])
+        return content_key([self.suite, list(self.plugins), self.lock, dict(self.options), self.plan])
 
     def run_options(self) -> RunOptions:
         """Return how to run."""
@@ -71,6 +73,7 @@ def job_for(loaded: LoadedSuite, options: RunOptions, plan: Plan, kind: Kind, ke
     return Job(
         suite=str(loaded.file.absolute()) if loaded.file else "",
         plugins=tuple(map(str, loaded.plugin_files)),
+        lock=str(loaded.lock.absolute()) if loaded.lock else "",
         options=plain,
         plan=digest(plan),
         kind=kind,
