@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from autoshield_bench.engine.evidence.case import Case, Images, TooFew, beyond
 from autoshield_bench.engine.integrity import held_modules
-from autoshield_bench.engine.pipeline import FittedStage
 from autoshield_bench.seeding import global_seed
 from autoshield_bench.verdicts import Verdict
 
