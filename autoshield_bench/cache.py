@@ -1,13 +1,15 @@
 """The artifact cache as a whole: what is in it, whether it is sound, and what may go.
 
-A run says what it needs in a lock file below ``runs/``, which vanishes with it; ``prune`` removes none of that. An
-artifact's manifest carries the time of its last use as its own, so that the longest unused goes first.
+A run says what it needs in a lock file below ``runs/``, which vanishes with it, and in a file below ``unfinished/``,
+which stays where the run is interrupted, until it is taken up and ends; ``prune`` removes none of that. An artifact's
+manifest carries the time of its last use as its own, so that the longest unused goes first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import logging
 import math
 import os
@@ -21,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from autoshield_bench import effects
-from autoshield_bench.errors import WriteError
+from autoshield_bench.errors import StoreError, WriteError
 from autoshield_bench.locks import exclude, holder, lock, remove_abandoned, share
+from autoshield_bench.outcomes import expect
 from autoshield_bench.store import (
     LOCKS,
     MANIFEST,
@@ -30,7 +33,9 @@ from autoshield_bench.store import (
     ArtifactStore,
     DamagedError,
     make_directory,
+    read_json,
     sweep,
+    write_json,
     writing,
 )
 
@@ -38,6 +43,9 @@ log = logging.getLogger(__name__)
 
 RUNS = "runs"
 """Directory of the lock files in which living runs say what they need."""
+
+UNFINISHED = "unfinished"
+"""Directory of what interrupted runs still need."""
 
 _PRUNING = "pruning"
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -59,12 +67,27 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Interrupted:
+    """What a run needs that has not come to its end."""
+
+    path: Path
+    """The file that says so."""
+    results: Path
+    """Where its results are."""
+    since: float
+    """When it was begun, or taken up, last; in seconds since the epoch."""
+    keys: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contents:
     """What a cache holds."""
 
     entries: tuple[Entry, ...]
     runs: tuple[dict[str, Any], ...]
     """Process, host, time since and needs of every living run."""
+    interrupted: tuple[Interrupted, ...]
+    """Runs that have not come to their end, living ones too."""
     aside: tuple[Path, ...]
     """Damaged artifacts that were set aside."""
 
@@ -75,8 +98,9 @@ class Contents:
 
     @property
     def needed(self) -> frozenset[str]:
-        """Keys of what the living runs need."""
-        return frozenset(str(key) for run in self.runs for key in run.get("keys", ()))
+        """Keys of what living and interrupted runs need."""
+        living = frozenset(str(key) for run in self.runs for key in run.get("keys", ()))
+        return living.union(*(run.keys for run in self.interrupted))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +111,19 @@ class Pruned:
     freed: int
     left: int
     spared: int
-    """Artifacts that stay because a living run needs them."""
+    """Artifacts that stay because a living or an interrupted run needs them."""
 
 
 @contextlib.contextmanager
-def in_use(root: Path, needs: Collection[tuple[str, str]]) -> Iterator[None]:
+def in_use(root: Path, needs: Collection[tuple[str, str]], results: Path | None = None) -> Iterator[None]:
     """Keep artifacts, by stage and key, from being pruned meanwhile, and sweep what a killed run left beside them.
 
-    A cache that may only be read is used without. Raises WriteError where the disk refuses.
+    Where the run has a directory of ``results``, they are kept beyond an interruption too: until a run there has come
+    to its end, or the directory is gone. A cache that may only be read is used without. Raises WriteError where the
+    disk refuses.
     """
     path = root / RUNS / f"{platform.node()[:40].replace('/', '-')}-{os.getpid()}-{secrets.token_hex(4)}"
-    store = ArtifactStore(root)
+    store, unfinished = ArtifactStore(root), None
     with contextlib.ExitStack() as stack:
         try:
             with writing(path), _beginning(root):
@@ -108,20 +134,47 @@ def in_use(root: Path, needs: Collection[tuple[str, str]]) -> Iterator[None]:
                 make_directory(path.parent)
                 facts = {"keys": sorted({key for _stage, key in needs}), "began": time.time()}
                 stack.enter_context(lock(path, wait=True, facts=facts))
+                if results is not None:
+                    unfinished = _unfinished(root, results)
+                    make_directory(unfinished.parent)
+                    write_json(unfinished, {**facts, "results": str(results.absolute())})
         except WriteError as error:
             if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _NOT_OURS:
                 raise
             log.warning(
                 "%s: the cache cannot be written; `aubench cache prune` elsewhere will not spare this run", root
             )
+            unfinished = None
         yield
+        # Reached where nothing interrupted the run.
+        if unfinished is not None:
+            with writing(unfinished), contextlib.suppress(FileNotFoundError):
+                effects.remove(unfinished)
+
+
+def _unfinished(root: Path, results: Path) -> Path:
+    return root / UNFINISHED / f"{hashlib.sha256(os.fsencode(results.absolute())).hexdigest()[:32]}.json"
+
+
+def _interrupted(path: Path) -> Interrupted | None:
+    """Return what a file below ``unfinished/`` says; None where it is damaged, or the results are gone."""
+    try:
+        value = read_json(path)
+        expect(value, {"results": str, "began": float, "keys": list})
+    except (StoreError, KeyError, TypeError, ValueError):
+        return None
+    results = Path(value["results"])
+    if not results.is_dir():
+        return None
+    return Interrupted(path=path, results=results, since=value["began"], keys=frozenset(map(str, value["keys"])))
 
 
 def contents(root: Path) -> Contents:
     """Return what a cache holds. Changes nothing; a cache that is not there holds nothing."""
-    runs = tuple(own for path in _files(root / RUNS) if (own := holder(path)) is not None)
+    runs = tuple(facts for path in _files(root / RUNS) if (facts := holder(path)) is not None)
     aside = tuple(sorted(path for path in (root / SET_ASIDE).glob("*") if path.is_dir()))
-    return Contents(entries=tuple(_entries(root)), runs=runs, aside=aside)
+    interrupted = tuple(own for path in _files(root / UNFINISHED) if (own := _interrupted(path)) is not None)
+    return Contents(entries=tuple(_entries(root)), runs=runs, interrupted=interrupted, aside=aside)
 
 
 def verify(root: Path) -> tuple[int, list[str]]:
@@ -143,14 +196,19 @@ def verify(root: Path) -> tuple[int, list[str]]:
     return sound, damaged
 
 
-def prune(root: Path, keep: int) -> Pruned:
+def prune(root: Path, keep: int, *, abandon: bool = False) -> Pruned:
     """Remove what is left of dead runs, then what was set aside, then artifacts, the longest unused first.
 
-    Stops at ``keep`` bytes; what a living run needs, or has used since it began, stays.
+    Stops at ``keep`` bytes; what a living run needs, or has used since it began, stays, and so does what an interrupted
+    one needs unless they are to be abandoned.
     """
     if not root.is_dir():
         return Pruned(removed=0, freed=0, left=0, spared=0)
     with writing(root), exclude(root / _PRUNING):
+        if abandon:
+            # A living run says in another place, too, what it needs.
+            for path in _files(root / UNFINISHED):
+                effects.remove(path)
         before = contents(root)
         size = before.size
         _tidy(root)
@@ -206,6 +264,11 @@ def _tidy(root: Path) -> None:
     store = ArtifactStore(root)
     for directory in (root / LOCKS, root / RUNS):
         _forget_the_dead(directory)
+    sweep(root / UNFINISHED)
+    for path in _files(root / UNFINISHED):
+        if _interrupted(path) is None:
+            with contextlib.suppress(FileNotFoundError):
+                effects.remove(path)
     for entry in _entries(root):
         directory = store.directory(entry.stage, entry.key)
         sweep(directory)

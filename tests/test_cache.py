@@ -153,9 +153,40 @@ def test_what_a_run_under_way_needs_is_never_pruned(root, capsys):
     with in_use(root, [("train", KEYS[0]), ("attack", "ff" * 32)]):
         code, out = run(capsys, "prune", "--keep", "0", "--cache-dir", str(root))
         assert code == 1
-        assert "1 spared, which a run under way needs" in out
+        assert "1 spared, which a run under way or an interrupted one needs" in out
         assert there(root) == [0]
     assert prune(root, 0).removed == 1
+
+
+def test_what_an_interrupted_run_needs_is_kept_until_a_run_there_ends(root, tmp_path, capsys):
+    results = tmp_path / "results"
+    results.mkdir()
+    mine = [("train", KEYS[0])]
+    with pytest.raises(KeyboardInterrupt), in_use(root, mine, results):
+        raise KeyboardInterrupt
+    assert f"kept for the run in {results}, interrupted on " in run(capsys, "info", "--cache-dir", str(root))[1]
+    assert run(capsys, "prune", "--keep", "0", "--cache-dir", str(root))[0] == 1
+    assert there(root) == [0]
+    with in_use(root, mine, results):
+        assert json.loads(run(capsys, "info", "--json", "--cache-dir", str(root))[1])["interrupted"] == []
+    assert prune(root, 0).removed == 1
+
+
+@pytest.mark.parametrize("gone", ["abandoned", "no results", "damaged"])
+def test_what_nobody_will_take_up_is_not_kept(root, tmp_path, capsys, gone):
+    results = tmp_path / "results"
+    results.mkdir()
+    with pytest.raises(OSError, match="gone"), in_use(root, [("train", KEYS[0])], results):
+        raise OSError("gone")
+    if gone == "no results":
+        results.rmdir()
+    if gone == "damaged":
+        (file,) = (root / "unfinished").iterdir()
+        file.write_text('{"keys": 1}', encoding="utf-8")
+    options = ["--abandon"] if gone == "abandoned" else []
+    assert run(capsys, "prune", "--keep", "0", *options, "--cache-dir", str(root))[0] == 0
+    assert there(root) == []
+    assert list((root / "unfinished").iterdir()) == []
 
 
 def test_what_a_run_under_way_made_or_used_is_never_pruned(root):

@@ -36,11 +36,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "prune",
         help="remove the longest unused",
         description="Remove what killed runs left and what was set aside, then artifacts, the longest unused first, "
-        "down to a size. What a run under way needs stays; exit code 1 where that is more than SIZE.",
+        "down to a size. What a run under way or an interrupted one needs stays; exit code 1 where that is more than "
+        "SIZE.",
     )
     prune.add_argument(
         "--keep", type=size_option, metavar="SIZE", required=True, help="bytes to keep, such as 500M, 2G or 0"
     )
+    prune.add_argument("--abandon", action="store_true", help="keep nothing for interrupted runs")
     prune.set_defaults(handler=run_prune)
     for action in (info, verify, prune):
         action.add_argument("--cache-dir", type=Path, metavar="DIR", help="default: AUBENCH_CACHE or the user's cache")
@@ -60,8 +62,15 @@ def run_info(arguments: argparse.Namespace) -> int:
         own["bytes"] += entry.size
     aside = {"artifacts": len(found.aside), "bytes": sum(map(size_of, found.aside))}
     runs = [{name: run.get(name) for name in ("pid", "host", "since")} for run in found.runs]
+    living = {key for run in found.runs for key in run.get("keys", ())}
+    waiting = [
+        {"results": str(own.results), "since": _day(own.since)}
+        for own in found.interrupted
+        if not own.keys <= living  # those of a living run are in both places
+    ]
     if arguments.json:
         value = {"path": str(root), "stages": stages, "set_aside": aside, "bytes": found.size, "runs": runs}
+        value["interrupted"] = waiting
         return _print_json(value)
     sys.stdout.write(f"{root}\n")
     oldest: dict[str, float] = {}
@@ -75,6 +84,9 @@ def run_info(arguments: argparse.Namespace) -> int:
     sys.stdout.write(f"  {'all':<10} {artifacts:>6}  {size_text(found.size):>9}\n")
     for run in runs:
         sys.stdout.write(f"  in use by process {run['pid']} on {run['host']} since {run['since']}\n")
+    for kept in waiting:
+        line = f"kept for the run in {kept['results']}, interrupted on {kept['since']}; `prune --abandon` drops it"
+        sys.stdout.write(f"  {_visible(line)}\n")
     return 0
 
 
@@ -97,13 +109,13 @@ def run_prune(arguments: argparse.Namespace) -> int:
     """Remove artifacts; return 1 where more than the size asked for has to stay."""
     from autoshield_bench.cache import prune
 
-    done = prune(_root(arguments), arguments.keep)
+    done = prune(_root(arguments), arguments.keep, abandon=arguments.abandon)
     reached = done.left <= arguments.keep
     if arguments.json:
         value = {"removed": done.removed, "freed": done.freed, "left": done.left, "spared": done.spared}
         _print_json({**value, "keep": arguments.keep, "reached": reached})
     else:
-        spared = f"; {done.spared} spared, which a run under way needs" if done.spared else ""
+        spared = f"; {done.spared} spared, which a run under way or an interrupted one needs" if done.spared else ""
         sys.stdout.write(
             f"{done.removed} artifacts removed, {size_text(done.freed)} freed, {size_text(done.left)} left{spared}\n"
         )

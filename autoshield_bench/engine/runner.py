@@ -128,7 +128,7 @@ def run_plan(plan: Plan, loaded: LoadedSuite, options: RunOptions, progress: Pro
     chosen = plan.matching(options.only)
     if not chosen:
         raise UsageError(f"--only {options.only!r} matches no cell; `aubench plan` lists them")
-    with results_lock(directory), in_use(options.cache_dir or places.cache_dir(), needs(plan)):
+    with results_lock(directory), in_use(options.cache_dir or places.cache_dir(), needs(plan), directory):
         return _run_chosen(plan, chosen, loaded, options, directory, progress)
 
 
