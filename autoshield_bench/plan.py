@@ -364,10 +364,13 @@ class _Planner:
         detecting = sum(stage.detects for stage in stages)
         return [rate for rate in RATES if detecting and too_small(self._validation, rate, detecting) is None]
 
-    def _checkpoint(self, name: str) -> tuple[Path, str]:
+    def _checkpoint(self, name: str, form: str) -> tuple[Path, str]:
         path = self._loaded.folder / name
-        if path.suffix != ".safetensors":
-            raise DataError(f"{path}: a checkpoint is a .safetensors file; convert it with safetensors.torch.save_file")
+        if (path.suffix == ".safetensors") != (form == "safetensors"):
+            raise DataError(
+                f"{path}: a checkpoint is a .safetensors file, or what torch.save wrote with another ending and "
+                'checkpoint_format = "torch" in the suite; better convert it with safetensors.torch.save_file'
+            )
         if name not in self._checkpoints:
             if not path.is_file():
                 raise DataError(f"{path}: no such checkpoint; `checkpoint` is relative to the suite file")
@@ -376,7 +379,7 @@ class _Planner:
 
     def _model(self, entry: Any, seed: int) -> ModelPlan:
         use = self._use("model", entry.use, entry.label, entry.params)
-        path, digest = self._checkpoint(entry.checkpoint) if entry.checkpoint else (None, "")
+        path, digest = self._checkpoint(entry.checkpoint, entry.checkpoint_format) if entry.checkpoint else (None, "")
         trained_elsewhere = bool(digest) or cast("ModelSpec", use.plugin.spec).trained
         with speaking_for(use.plugin):
             weights = digest or self._registry.make(use.plugin, entry.params).fingerprint()

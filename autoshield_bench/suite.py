@@ -14,7 +14,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
+    model_serializer,
     model_validator,
 )
 
@@ -166,6 +168,15 @@ class ModelUse(_Labelled):
 
     checkpoint: _Path | None = None
     """Path of trained weights to use instead of training."""
+
+    checkpoint_format: Literal["safetensors", "torch"] = "safetensors"
+    """How they are stored; ``torch`` is what `torch.save` wrote, a pickle, of which weights alone are read."""
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A suite that says nothing of it keeps the hash that it had before there was anything to say.
+        found: dict[str, Any] = inner(self)
+        return {name: own for name, own in found.items() if name != "checkpoint_format" or own != "safetensors"}
 
 
 class ThreatUse(_Frozen):

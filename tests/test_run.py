@@ -469,6 +469,45 @@ def test_a_checkpoint_that_does_not_fit_is_one_line_and_exit_code_3(tmp_path):
         go(path, tmp_path)
 
 
+class Payload:
+    """Runs as soon as it is unpickled."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("ran"),)
+
+
+def test_a_checkpoint_of_torch_is_read_where_the_suite_says_so(tmp_path):
+    from safetensors.torch import save_file
+
+    state = weights().state_dict()
+    save_file(state, tmp_path / "net.safetensors")
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "net.pt")
+    plain, asked = 'checkpoint = "net.safetensors"', 'checkpoint = "net.pt"\ncheckpoint_format = "torch"'
+    first, second = (
+        go(suite(tmp_path, FGSM, model=f"{MODEL}\n{own}"), tmp_path / str(len(own)))[0] for own in (plain, asked)
+    )
+    assert [own.outcomes for own in first] == [own.outcomes for own in second]
+    with pytest.raises(DataError, match='checkpoint_format = "torch"'):
+        go(suite(tmp_path, FGSM, model=MODEL + '\ncheckpoint = "net.pt"'), tmp_path)
+
+
+@pytest.mark.parametrize("where", ["value", "beside"])
+def test_a_checkpoint_that_holds_a_program_is_refused_and_not_run(tmp_path, monkeypatch, where):
+    state = weights().state_dict()
+    monkeypatch.chdir(tmp_path)
+    torch.save({**state, "more": Payload()} if where == "value" else {"state_dict": state, "by": Payload()}, "net.pt")
+    path = suite(tmp_path, FGSM, model=MODEL + '\ncheckpoint = "net.pt"\ncheckpoint_format = "torch"')
+    # Neither the environment nor what somebody else called safe is a way round.
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    torch.serialization.add_safe_globals([Path.touch, Payload])
+    try:
+        with pytest.raises(DataError, match="holds more than weights"):
+            go(path, tmp_path)
+    finally:
+        torch.serialization.clear_safe_globals()
+    assert not (tmp_path / "ran").exists()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ready(Model):
     """A model that comes trained."""

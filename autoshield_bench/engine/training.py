@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -50,12 +51,16 @@ def train_classifier(
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
-    """Return the tensors of a ``.safetensors`` checkpoint. Raises CheckpointError naming the file and the remedy."""
+    """Return the tensors of a checkpoint: safetensors, or by any other ending what ``torch.save`` wrote.
+
+    Raises CheckpointError naming the file and the remedy.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        return load(path.read_bytes())
+        data = path.read_bytes()
+        return load(data) if path.suffix == ".safetensors" else _weights_alone(path, data)
     except OSError as error:
         raise CheckpointError(
             f"{path}: the checkpoint cannot be read ({error.strerror}); check `checkpoint` in the suite"
@@ -64,6 +69,28 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         raise CheckpointError(
             f"{path}: not a safetensors file ({error}); save the weights with safetensors.torch"
         ) from error
+
+
+def _weights_alone(path: Path, data: bytes) -> Mapping[str, Tensor]:
+    """Return the tensors of a pickle of torch's, read by an unpickler that knows tensors and containers and no more."""
+    known = torch.serialization.get_safe_globals()
+    # What a plugin has called safe elsewhere is not safe here.
+    torch.serialization.clear_safe_globals()
+    try:
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Bytes that are no checkpoint fail in almost any way, from UnpicklingError to IndexError.
+        text = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path}: holds more than weights, or is no file of torch.save ({text}); save model.state_dict() alone"
+        ) from error
+    finally:
+        torch.serialization.add_safe_globals(known)
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping) or not all(isinstance(own, Tensor) for own in found.values()):
+        raise CheckpointError(f"{path}: holds no mapping from names to tensors; save model.state_dict()")
+    return {str(name): own for name, own in found.items()}
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
