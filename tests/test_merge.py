@@ -14,12 +14,13 @@ from builders import cell, evidence, metric, record, result_set, verdict, write_
 from test_registry import aubench, python
 from test_run import AUTOENCODER, FGSM, files, go, home, suite
 
-from autoshield_bench import load_results
+from autoshield_bench import effects, load_results
 from autoshield_bench.errors import WriteError
+from autoshield_bench.locks import lock
 from autoshield_bench.merge import write as merge_write
 from autoshield_bench.merge.classes import TOLERANCE
 from autoshield_bench.results import cell_path, other_plan_path, read_record, samples_path, write_record
-from autoshield_bench.store import content_key, read_json, write_json
+from autoshield_bench.store import content_key, read_json, results_lock, write_json
 from autoshield_bench.verdicts import read_evidence
 
 ROOT = Path(__file__).parents[1]
@@ -559,6 +560,37 @@ def test_what_is_no_result_stays_and_is_named(tmp_path):
     assert done.err == f"warning: {tmp_path / 'b' / 'notes.txt'}: no result, and not merged\n"
 
 
+# -- several at once --------------------------------------------------------------------------------------------------
+
+
+def test_a_directory_that_a_run_writes_gains_nothing_meanwhile(tmp_path):
+    for name in ("a", "b"):
+        directory(tmp_path / name, clean())
+    with results_lock(tmp_path / "a"):
+        done = aubench("merge", tmp_path / "a", tmp_path / "b")
+        assert (done.code, len(done.err.splitlines())) == (4, 1)
+        assert str(os.getpid()) in done.err
+        # Reading it is no harm: what is finished is taken.
+        assert aubench("merge", tmp_path / "a", tmp_path / "b", "--into", tmp_path / "merged").code == 0
+    assert aubench("merge", tmp_path / "a", tmp_path / "b").code == 0
+
+
+def test_two_merges_into_one_place_and_what_a_killed_one_left(tmp_path):
+    for name in ("a", "b"):
+        directory(tmp_path / name, clean())
+    left = tmp_path / ".merged.merging.tmp"
+    (left / "cells").mkdir(parents=True)
+    (left / "cells" / "half.json").write_text("{")
+    with lock(tmp_path / ".merged.merging.lock"):
+        done = merge(tmp_path, "a", "b")
+        assert (done.code, len(done.err.splitlines())) == (4, 1)
+        assert left.exists()
+    assert merge(tmp_path, "a", "b").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "merged"]
+    derived = set(files(tmp_path / "merged", "derived"))
+    assert everything(tmp_path / "merged").keys() - derived == everything(tmp_path / "a").keys()
+
+
 # -- a disk that gives out --------------------------------------------------------------------------------------------
 
 
@@ -611,3 +643,63 @@ def test_a_merge_that_was_cut_off_in_place_goes_on_from_there(tmp_path, monkeypa
         monkeypatch.undo()
         assert aubench("merge", folder / "a", folder / "b").code == 0
         assert everything(folder / "a") == everything(tmp_path / "calm" / "a")
+
+
+EFFECTS = [name for name, own in vars(effects).items() if getattr(own, "__module__", "") == effects.__name__]
+
+
+def killed_after(count, command):
+    """Run a command in a process that dies after so many effects on the disk; return whether it came to its end."""
+    child = os.fork()
+    if child == 0:
+        left = [count]
+
+        def dying(real):
+            def effect(*arguments):
+                if left[0] == 0:
+                    os._exit(9)
+                left[0] -= 1
+                return real(*arguments)
+
+            return effect
+
+        for name in EFFECTS:
+            setattr(effects, name, dying(getattr(effects, name)))
+        os._exit(aubench(*command).code)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) in (0, 9)
+    return os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["into", "in-place"])
+def test_killed_after_any_effect_on_the_disk_the_same_command_gives_the_same_bytes(tmp_path, monkeypatch, in_place):
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)  # it is counted, but a killed process loses no page
+    keys = [{"key": own.key, "cell": own.cell.__dict__} for own in (clean(), attacked())]
+
+    def write(folder):
+        directory(folder / "a", clean(), plan={"cells": keys})
+        directory(folder / "b", attacked(), threads=2, plan={"cells": keys})
+        return ["merge", folder / "a", folder / "b", *([] if in_place else ["--into", folder / "merged"])]
+
+    result = "a" if in_place else "merged"
+    command = write(tmp_path / "calm")
+    assert aubench(*command).code == 0
+    wanted = everything(tmp_path / "calm" / result)
+    for count in range(1000):
+        folder = tmp_path / str(count)
+        command = write(folder)
+        before = [everything(folder / name) for name in ("a", "b")]
+        finished = killed_after(count, command)
+        if not in_place:
+            assert [everything(folder / name) for name in ("a", "b")] == before
+            there = everything(folder / result) if (folder / result).exists() else None
+            assert there in (None, wanted)
+        else:
+            nothing_lost(before[:1], everything(folder / "a"))
+        if not (finished or (folder / result).exists()) or in_place:
+            assert aubench(*command).code == 0
+        assert everything(folder / result) == wanted
+        if finished:
+            break
+    assert finished
+    assert count > 20, count

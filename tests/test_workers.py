@@ -180,7 +180,12 @@ def test_an_interrupted_run_leaves_no_worker_and_goes_on(tmp_path: Path) -> None
     suite_of(tmp_path, PGD, nasty("hang"))
     command = [sys.executable, "-m", "autoshield_bench", "run", "harm.toml", "--plugin", "nasty.py"]
     environment = {**os.environ, "AUBENCH_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    # A shell that starts jobs in the background has them ignore SIGINT, and children inherit that.
+    heeding = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, heeding)
     assert running.stderr is not None
     for line in running.stderr:
         if "/none/pgd/white-box" in line:

@@ -51,11 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
     from autoshield_bench.reporting.tables import json_text
     from autoshield_bench.reporting.text import visible
     from autoshield_bench.results import load_results
-    from autoshield_bench.store import write_text
+    from autoshield_bench.store import results_lock, write_text
 
     directories = [find_results(name) for name in (arguments.first, *arguments.others)]
     check_apart(directories, arguments.into)
-    merge = decide(directories)
 
     def derive(directory: Path) -> None:
         results = load_results(directory)
@@ -64,11 +63,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     target: Path | None = arguments.into or directories[0]
     if arguments.into is not None:
+        merge = decide(directories)
         write_into(merge, arguments.into, derive)
-    elif merge.conflicts:
-        target = None
     else:
-        add_to_first(merge, derive)
+        with results_lock(directories[0]):
+            merge = decide(directories)
+            if merge.conflicts:
+                target = None
+            else:
+                add_to_first(merge, derive)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

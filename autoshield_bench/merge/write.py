@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
 import shutil
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from autoshield_bench.errors import StoreError, WriteError
+from autoshield_bench import effects
+from autoshield_bench.errors import StoreError
+from autoshield_bench.locks import HeldError, lock
 from autoshield_bench.merge.decide import Merge
 from autoshield_bench.merge.parts import BESIDE, Found
-from autoshield_bench.store import write_bytes, write_json
+from autoshield_bench.store import make_directory, write_bytes, write_json, writing
 
 Derive = Callable[[Path], object]
 """Writes what is derived from the results in a directory."""
@@ -25,29 +26,39 @@ _ORDER = (BESIDE, "samples", "env", "journal", "evidence", "cells")
 def write_into(merge: Merge, into: Path, derive: Derive) -> None:
     """Write merged results as a new directory, under another name until they are whole.
 
-    Raises WriteError where the disk refuses, StoreError where a file changed since it was decided on.
+    What a killed merge left there is removed first. Raises HeldError where another merge is writing it, WriteError
+    where the disk refuses, StoreError where a file changed since it was decided on.
     """
     target = into.absolute()
-    building = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        building.mkdir(parents=True)
-        _fill(merge, building, derive)
-        building.replace(target)
-        handle = os.open(target.parent, os.O_RDONLY)
+    building = target.with_name(f".{target.name}.merging.tmp")
+    with writing(into):
+        make_directory(target.parent)
+        with _alone(target.with_name(f".{target.name}.merging.lock"), into):
+            shutil.rmtree(building, ignore_errors=True)
+            try:
+                effects.make_directory(building)
+                _fill(merge, building, derive)
+                effects.replace(building, target)
+                effects.sync_directory(target.parent)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(own: Path, into: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
         try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise WriteError(f"{into}: cannot be written ({error.strerror or error}); choose another place") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+            stack.enter_context(lock(own))
+        except HeldError as error:
+            raise HeldError(f"{into}: {error}; wait until it ends, or choose another --into") from error
+        yield
 
 
 def add_to_first(merge: Merge, derive: Derive) -> None:
     """Write merged results into the first of the directories. Cut off midway, the same command goes on from there.
 
-    The plan comes last: until then the directory says what it said before. Raises what ``write_into`` raises.
+    The plan comes last: until then the directory says what it said before. The caller holds the directory. Raises
+    WriteError where the disk refuses, StoreError where a file changed since it was decided on.
     """
     if merge.conflicts:
         raise ValueError("a directory with results is no place for contradictions")
