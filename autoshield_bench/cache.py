@@ -137,6 +137,7 @@ def in_use(root: Path, needs: Collection[tuple[str, str]], results: Path | None 
                 if results is not None:
                     unfinished = _unfinished(root, results)
                     make_directory(unfinished.parent)
+                    sweep(unfinished.parent)
                     write_json(unfinished, {**facts, "results": str(results.absolute())})
         except WriteError as error:
             if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _NOT_OURS:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_registry import HEAD, aubench, distribution, python
+from test_registry import HEAD, aubench, distribution, path_with, python
 
 from autoshield_bench import load_results, load_suite, run
 from autoshield_bench.builtin.models.networks import small_cnn
@@ -816,6 +816,7 @@ def test_a_failed_cell_makes_the_command_exit_with_1(tmp_path, monkeypatch):
     )
     distribution(site, "loud-attack", code)
     monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("PYTHONPATH", path_with(site))  # for the workers
     loud = '[[attacks]]\nuse = "loud"\naccess = ["gray-box"]\nparams = { fail = true }\n'
     results = tmp_path / "r"
     options = [
@@ -833,9 +834,11 @@ def test_a_failed_cell_makes_the_command_exit_with_1(tmp_path, monkeypatch):
     assert done.code == 1
     assert "FAILED: ValueError: not 1 but 2" in done.err
     assert aubench("show", home(results)).code == 1
-    # What a plugin prints while it works goes to standard error as well: the output is one JSON value.
+    # What a plugin prints while it works is kept apart: the output is one JSON value.
     assert json.loads(done.out)["suite"] == "tiny"
-    assert "chatter of an attack" in done.err
+    assert "chatter of an attack" not in done.err
+    (log,) = home(results).glob("journal/worker-*.log")
+    assert "chatter of an attack" in log.read_text(encoding="utf-8")
     done = aubench("run", suite(tmp_path, loud.replace("true", "false"), FGSM), *options)
     assert done.code == 0
 

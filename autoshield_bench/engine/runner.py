@@ -128,13 +128,14 @@ def run_plan(plan: Plan, loaded: LoadedSuite, options: RunOptions, progress: Pro
     chosen = plan.matching(options.only)
     if not chosen:
         raise UsageError(f"--only {options.only!r} matches no cell; `aubench plan` lists them")
-    with results_lock(directory), in_use(options.cache_dir or places.cache_dir(), needs(plan), directory):
+    with results_lock(directory):
         return _run_chosen(plan, chosen, loaded, options, directory, progress)
 
 
 def _run_chosen(
     plan: Plan, chosen: Sequence[Cell], loaded: LoadedSuite, options: RunOptions, directory: Path, progress: Progress
 ) -> ResultSet:
+    cache = options.cache_dir or places.cache_dir()
     finished = {} if options.force else _finished(directory, chosen, loaded)
     waiting = [cell for cell in chosen if cell.key not in finished]
     unjudged = _unjudged(directory, plan, chosen, waiting, force=options.force)
@@ -152,8 +153,11 @@ def _run_chosen(
     try:
         if waiting or unjudged:
             driver = Driver(plan, loaded, options, directory, progress)
-            with _executor(driver, plan, loaded, options, directory) as executor:
+            with in_use(cache, needs(plan), directory), _executor(driver, plan, loaded, options, directory) as executor:
                 driver.drive(_execution_order(waiting), unjudged, executor)
+        elif cache.is_dir():
+            with in_use(cache, needs(plan), directory):
+                pass  # nothing to do, and what an interrupted run left is cleared away
     finally:
         progress.end()
     results = load_results(directory)
