@@ -37,13 +37,14 @@ def test_the_sweep_asks_the_studys_questions():
     assert len(second) >= 2
 
 
-def test_readme_shows_the_table_of_the_committed_run():
-    report = (ROOT / "results" / "mnist" / "derived" / "leaderboard.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["mnist", "mnist-rigor"])
+def test_readme_shows_the_table_of_the_committed_run(name):
+    report = (ROOT / "results" / name / "derived" / "leaderboard.md").read_text(encoding="utf-8")
     table = next(part for part in report.split("\n\n") if part.startswith("| Rank"))
-    assert table.strip() in marked("table: results/mnist")
+    assert table.strip() in marked(f"table: results/{name}")
 
 
-@pytest.mark.parametrize("name", ["mnist", "mnist-sweep"])
+@pytest.mark.parametrize("name", ["mnist", "mnist-rigor", "mnist-sweep", "cross-library"])
 def test_committed_results_are_whole(name):
     results = load_results(ROOT / "results" / name)
     assert len(results) > 0
