@@ -213,7 +213,7 @@ def test_every_check_of_the_table_says_something_about_every_defense(run_suite: 
         assert read_evidence(next((results.directory / "evidence" / own.where.defense).iterdir())) == own
 
 
-@pytest.mark.parametrize(("level", "share"), [("fast", 0.3), ("full", 1.5)])
+@pytest.mark.parametrize(("level", "share"), [("fast", 0.3), pytest.param("full", 1.5, marks=pytest.mark.slow)])
 def test_evidence_keeps_to_its_price(run_suite: Runner, level: str, share: float) -> None:
     chain = 'use = "chain"\nlabel = "chain"\nstages = [{ use = "soften" }, { use = "quantise" }]'
     noise = 'use = "noise"\nparams = { level = 0.1 }'

@@ -310,10 +310,12 @@ def test_nothing_on_disk_changes_but_through_the_effects(toy, place):
     assert in_a_process(toy, work)[0] == FINISHED
 
 
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("end", ["killed", "out of power"])
-def test_a_run_that_ends_after_any_effect_is_taken_up_without_loss(toy, place, undisturbed, end):
+def test_a_run_that_ends_after_any_effect_is_taken_up_without_loss(toy, place, undisturbed, end, stride):
+    """The default run ends after every fifth of the effects; the long one after each of them."""
     expected, names = undisturbed
-    for number in range(1, len(names) + 1):
+    for number in range(1, len(names) + 1, stride):
         root, disk = place / f"{end}-{number}", Disk()
 
         def die(_name: str, count: int, number: int = number, disk: Disk = disk) -> None:

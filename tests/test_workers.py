@@ -127,6 +127,7 @@ def cells(results: Path) -> dict[str, bytes]:
     return {str(path.relative_to(results)): path.read_bytes() for path in sorted(results.glob("cells/**/*.json"))}
 
 
+@pytest.mark.slow
 def test_harm_costs_its_own_cells_and_nothing_else(tmp_path: Path) -> None:
     harm = ["segfault", "exit", "hang", "thread", "print"]
     suite = suite_of(tmp_path, PGD, *map(nasty, harm))
@@ -134,9 +135,8 @@ def test_harm_costs_its_own_cells_and_nothing_else(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     records = {record.cell.attack: record for record in load_results(tmp_path / "results" / "harm")}
-    assert {name: records[name].status for name in harm} == {
-        "segfault": "crashed", "exit": "crashed", "hang": "crashed", "thread": "ok", "print": "ok",
-    }  # fmt: skip
+    ends = {"segfault": "crashed", "exit": "crashed", "hang": "crashed", "thread": "ok", "print": "ok"}
+    assert {name: records[name].status for name in harm} == {name: ends[name] for name in harm}
     assert records["segfault"].error.startswith("its worker was killed by SIGSEGV, 3 times; it had last written:")
     assert "about to segfault" in records["segfault"].error
     assert "left with exit code 0, 3 times" in records["exit"].error
@@ -155,7 +155,7 @@ def test_harm_costs_its_own_cells_and_nothing_else(tmp_path: Path) -> None:
     assert {name: first[name] for name in second} == second
 
 
-@pytest.mark.parametrize("jobs", ["2", "1"])
+@pytest.mark.parametrize("jobs", ["2", pytest.param("1", marks=pytest.mark.slow)])
 def test_the_number_of_workers_changes_no_byte(tmp_path: Path, jobs: str) -> None:
     found = []
     for name, how in (("a", ["--in-process"]), ("b", ["--jobs", jobs])):
