@@ -42,12 +42,12 @@ class Strong(Attack):
         untargeted = [APGD(loss="margin", steps=20), APGD(loss="cross-entropy", steps=50)]
         if classes < 3:
             # With two classes there is one target, and the margin is the same with and without it.
-            return [*untargeted, Square(queries=1000 * self.effort), APGD(loss="margin", steps=50, restarts=20)]
+            return [*untargeted, Square(queries=5000 * self.effort), APGD(loss="margin", steps=50, restarts=20)]
         return [
             *untargeted,
             APGD(loss="targeted-margin", steps=30),
             *([APGD(loss="targeted-dlr", steps=30)] if classes > 3 else []),
-            Square(queries=1000 * self.effort),
+            Square(queries=5000 * self.effort),
             APGD(loss="targeted-margin", steps=50, restarts=3 * self.effort),
         ]
 
