@@ -214,7 +214,7 @@ def test_what_a_wrong_declaration_hides_is_attacked_in_full(run_suite: Runner) -
     assert abs(stood - one(results, "*/none/strong/*").outcomes.hits) <= 1
     # Where the declared gradient is the true one, the two other routes cost a fraction of it.
     spent = honest.passes["attack"]["classifier"]
-    full = 2 * Strong().gradient_steps() + 5000
+    full = 2 * Strong().gradient_steps() + Strong().forward_passes()
     assert spent["forward"] + spent["backward"] < honest.outcomes.n * 1.5 * full
 
 

@@ -132,6 +132,10 @@ class Attack(ABC):
         """Return the gradient evaluations per image that a run will make, for cost estimates; None if unknown."""
         return None
 
+    def forward_passes(self) -> int:
+        """Return the forward passes per image beside those of gradient evaluations, such as queries, for cost estimates."""
+        return 0
+
     def first_look(self) -> Attack | None:
         """Return a cheaper form of this attack, for gradient routes beside the one that the stages declare; None where
         there is none. An image that comes closest to falling along such a route is attacked along it in full."""

@@ -100,16 +100,22 @@ def _needs(cell: Cell, loaded: LoadedSuite, fitting: int) -> Iterator[tuple[str,
     if attack is not None:
         components = 1 + len(attack.seen)
         with speaking_for(attack.use.plugin):
-            steps = _gradient_steps(registry.make(attack.use.plugin, attack.use.params), len(attack.routes))
-        cost = None if steps is None else 2 * steps * cell.images * components * attack.eot
+            passes = _passes(registry.make(attack.use.plugin, attack.use.params), len(attack.routes))
+        cost = None if passes is None else passes * cell.images * components * attack.eot
         if attack.queries is not None:
             cost = attack.queries * cell.images * components  # at most
         yield "attack", attack.key, attack.title(cell.id.defense), cost
     yield "score", cell.key, str(cell.id), cell.images * (1 + len(cell.stages))
 
 
-def _gradient_steps(runner: Attack, routes: int) -> int | None:
-    """Return the gradient evaluations of an image that nothing breaks: in full on one route, a look at the others."""
-    full, look = runner.gradient_steps(), runner.first_look()
-    beside = full if look is None else look.gradient_steps()
+def _passes(runner: Attack, routes: int) -> int | None:
+    """Return the passes of an image that nothing breaks: in full on one route, a look at the others."""
+    look = runner.first_look()
+    full, beside = _own_passes(runner), _own_passes(runner if look is None else look)
     return None if full is None or beside is None else full + (routes - 1) * beside
+
+
+def _own_passes(runner: Attack) -> int | None:
+    """Return the passes of a run on one image, a gradient being two; None where the attack does not say."""
+    steps, forward = runner.gradient_steps(), runner.forward_passes()
+    return None if steps is None and not forward else 2 * (steps or 0) + forward

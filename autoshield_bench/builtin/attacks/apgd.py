@@ -60,10 +60,20 @@ class APGD(Attack):
         return self.steps * self.restarts * targets
 
     def run(self, request: AttackRequest) -> Tensor:
-        """Return the best point over all restarts, targets and steps.
+        """Return the best point over all restarts, targets and steps, each run from a random start.
 
         Raises CellError for too few classes, and where the reconstruction loss has no decoys.
         """
+        return self._climbed(request, None)
+
+    def run_from(self, request: AttackRequest, start: Tensor) -> Tensor:
+        """Return the best point where every run starts at ``start``, one point in the ball per image.
+
+        Raises CellError as ``run`` does.
+        """
+        return self._climbed(request, start)
+
+    def _climbed(self, request: AttackRequest, start: Tensor | None) -> Tensor:
         import torch
 
         fewest = _FEWEST_CLASSES.get(self.loss, 2)
@@ -79,7 +89,8 @@ class APGD(Attack):
                     rows = rows[~best.wrong]
                 if len(rows):
                     part = request if len(rows) == len(best.x) else narrowed(request, rows)
-                    self._climb(part, best, objective_of(rows), rows, ("start", number, restart))
+                    first = None if start is None else start[rows]
+                    self._climb(part, best, objective_of(rows), rows, first, ("start", number, restart))
         return best.x
 
     def _objectives(self, request: AttackRequest) -> Sequence[Callable[[Tensor], Objective]]:
@@ -102,13 +113,19 @@ class APGD(Attack):
         return [towards(column) for column in range(min(self.target_classes, targets.shape[1]))]
 
     def _climb(
-        self, request: AttackRequest, best: Best, objective: Objective, rows: Tensor, purpose: tuple[str | int, ...]
+        self,
+        request: AttackRequest,
+        best: Best,
+        objective: Objective,
+        rows: Tensor,
+        start: Tensor | None,
+        purpose: tuple[str | int, ...],
     ) -> None:
         ball = Ball(request.images, request.threat)
         ascend(
             lambda x: objective.ask(request.target, x),
             ball,
-            ball.random_start(request.rng, *purpose),
+            ball.random_start(request.rng, *purpose) if start is None else start,
             self.steps,
             lambda x, here: best.keep(x, objective.worth(here), here.logits, rows),
         )

@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def narrowed(request: AttackRequest, rows: Tensor) -> AttackRequest:
-    """Return the request for the images at ``rows``; each keeps its own draws."""
+def narrowed(request: AttackRequest, rows: Tensor, *purpose: str | int) -> AttackRequest:
+    """Return the request for the images at ``rows``; each keeps its own draws, or others for a purpose named here."""
     decoys = request.decoys
+    rng = request.rng.select(rows)
     return dataclasses.replace(
         request,
         images=request.images[rows],
         labels=request.labels[rows],
         target=request.target.select(rows),
-        rng=request.rng.select(rows),
+        rng=rng.child(*purpose) if purpose else rng,
         targets=None if request.targets is None else request.targets[rows],
         decoys=None if decoys is None else lambda: decoys()[rows],
     )

@@ -27,6 +27,10 @@ class Noise(Attack):
         if self.draws < 1:
             raise ParameterError("draws", f"{self.draws} is too small; give at least 1")
 
+    def forward_passes(self) -> int:
+        """Return the points per image."""
+        return self.draws
+
     def run(self, request: AttackRequest) -> Tensor:
         """Return the draw of largest margin."""
         ball, best = Ball(request.images, request.threat), Best(request.images, request.labels)

@@ -43,8 +43,19 @@ class Square(Attack):
         if not 0 < self.initial_share <= 1:
             raise ParameterError("initial_share", f"{self.initial_share:g} is not between 0 and 1")
 
+    def forward_passes(self) -> int:
+        """Return the queries per image."""
+        return self.queries
+
     def run(self, request: AttackRequest) -> Tensor:
-        """Return the best point of the search."""
+        """Return the best point of a search that starts at stripes or bumps, as the paper's do."""
+        return self._searched(request, None)
+
+    def run_from(self, request: AttackRequest, start: Tensor) -> Tensor:
+        """Return the best point of a search that starts at ``start``, one point in the ball per image."""
+        return self._searched(request, start)
+
+    def _searched(self, request: AttackRequest, start: Tensor | None) -> Tensor:
         import torch
 
         budget = self.queries if request.queries is None else min(self.queries, request.queries)
@@ -57,7 +68,7 @@ class Square(Attack):
         draws = _Draws(request.rng, search.numbers)
         for query in range(budget):
             if query == 0:
-                x = search.start()
+                x = search.start() if start is None else start
             else:
                 side = search.side(share(query, budget, self.initial_share))
                 x = search.ball.project(search.proposal(alive, best.x[alive], side, draws.at(query).to(best.x)[alive]))
