@@ -18,6 +18,7 @@ from autoshield_bench.builtin.attacks.apgd import APGD, checkpoints, wrong_class
 from autoshield_bench.builtin.attacks.ddn import DDN
 from autoshield_bench.builtin.attacks.noise import Noise
 from autoshield_bench.builtin.attacks.pgd import PGD
+from autoshield_bench.builtin.attacks.refinement import Refinement
 from autoshield_bench.builtin.attacks.square import Square, share
 from autoshield_bench.builtin.attacks.strong import Strong
 from autoshield_bench.builtin.datasets.digits import Digits
@@ -42,24 +43,34 @@ class Case:
     robust: Tensor
 
 
-@pytest.fixture(scope="module")
-def case() -> Iterator[Case]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def witness(count: int, eps: float, *, hidden: int = 24, trained: float = 0.1, seed: int = 0) -> Case:
     train, test = (Digits().load(split, Path()) for split in ("train", "test"))
-    network = small_network(torch.from_numpy(train.images), torch.from_numpy(train.labels))
+    fitting = torch.from_numpy(train.images), torch.from_numpy(train.labels)
+    network = small_network(*fitting, hidden=hidden, eps=trained, seed=seed)
     images, labels = torch.from_numpy(test.images), torch.from_numpy(test.labels)
-    right = (network(images).argmax(1) == labels).nonzero()[:80, 0]
+    right = (network(images).argmax(1) == labels).nonzero()[:count, 0]
     images, labels = images[right], labels[right]
-    truth = [truth_in_linf(network, image, int(label), EPS) for image, label in zip(images, labels, strict=True)]
-    yield Case(
+    truth = [truth_in_linf(network, image, int(label), eps) for image, label in zip(images, labels, strict=True)]
+    return Case(
         network,
         images,
         labels,
         torch.tensor([one == "fallen" for one in truth]),
         torch.tensor([one == "robust" for one in truth]),
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return witness(80, EPS)
 
 
 def run(
@@ -268,6 +279,43 @@ def test_the_ensemble_finds_the_truth(case: Case) -> None:
     broken = fell(case, found)
     assert not bool((broken & case.robust).any())
     assert int((case.fallen & ~broken).sum()) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("hidden", "trained", "eps", "seed"), [(32, 0.1, 0.12, 1), (48, 0.2, 0.2, 2), (40, 0.05, 0.07, 4)]
+)
+def test_the_ensemble_finds_the_truth_of_other_networks(hidden: int, trained: float, eps: float, seed: int) -> None:
+    other = witness(150, eps, hidden=hidden, trained=trained, seed=seed)
+    assert min(int(other.fallen.sum()), int(other.robust.sum())) >= 15
+    found, _ = run(other, "strong", Strong(), eps=eps, stop=True)
+    broken = fell(other, found, eps=eps)
+    assert not bool((broken & other.robust).any())
+    assert int((other.fallen & ~broken).sum()) <= 0.02 * int(other.fallen.sum())
+
+
+def test_what_goes_on_from_the_best_points_never_ends_lower_and_mostly_far_higher(case: Case) -> None:
+    def climbed(norm: Norm, eps: float) -> Tensor:
+        start, _ = run(case, "apgd", APGD(steps=5), norm=norm, eps=eps)
+        on, _ = run(case, "strong", GoesOn(start=start), norm=norm, eps=eps)
+        assert float(distance(on, case.images, norm).max()) <= eps
+        loss = losses.margin(case.labels)
+        gained: Tensor = loss(case.network(on)) - loss(case.network(start))
+        return gained
+
+    for gained in (climbed("linf", 0.07), climbed("l2", 0.6)):
+        assert float(gained.min()) >= -1e-5
+        assert float(gained.median()) > 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoesOn(Attack):
+    start: Tensor
+
+    def run(self, request: AttackRequest) -> Tensor:
+        return Refinement(rounds=2, square=Square(queries=200), climb=APGD(loss="margin", steps=20)).run_from(
+            request, self.start
+        )
 
 
 @pytest.mark.parametrize("number", range(4))

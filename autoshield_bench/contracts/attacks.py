@@ -133,7 +133,7 @@ class Attack(ABC):
         return None
 
     def forward_passes(self) -> int:
-        """Return the forward passes per image beside those of gradient evaluations, such as queries, for cost estimates."""
+        """Return the forward passes per image beside those of gradients, such as queries, for cost estimates."""
         return 0
 
     def first_look(self) -> Attack | None:

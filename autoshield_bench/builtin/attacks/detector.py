@@ -13,6 +13,7 @@ from autoshield_bench.builtin.attacks.apgd import ascend
 from autoshield_bench.builtin.attacks.joint import Joint, balance, excess_of, gradient_below, without
 from autoshield_bench.builtin.attacks.losses import Loss, margin, targeted_margin
 from autoshield_bench.builtin.attacks.pgd import PGD
+from autoshield_bench.builtin.attacks.square import REFINING_SHARE, search
 from autoshield_bench.builtin.attacks.steps import steepest
 from autoshield_bench.contracts import Attack, AttackRequest, LossGradient, Target, TargetOutput
 from autoshield_bench.errors import ParameterError
@@ -61,10 +62,17 @@ class DetectorPGD(Attack):
     """Weights that ``lagrangian`` tries for an image, each from a random start; every second one raises the margin
     towards a single wrong class, the most likely first."""
 
+    refinements: int = 3
+    """Times that ``all`` goes on from the best points: squares are redrawn at random, which asks for no gradient of a
+    detector that may have none, and then what a point is worth is climbed."""
+
+    queries: int = 500
+    """Points that each of them asks for at random."""
+
     def __post_init__(self) -> None:
-        for key in ("steps", "restarts", "rounds"):
-            if getattr(self, key) < 1:
-                raise ParameterError(key, f"{getattr(self, key)} is too small; give at least 1")
+        for key, least in (("steps", 1), ("restarts", 1), ("rounds", 1), ("refinements", 0), ("queries", 1)):
+            if getattr(self, key) < least:
+                raise ParameterError(key, f"{getattr(self, key)} is too small; give at least {least}")
         if not 0 < self.relative_step_size < float("inf"):
             raise ParameterError(
                 "relative_step_size", f"{self.relative_step_size:g} is not positive; give a positive length"
@@ -77,11 +85,17 @@ class DetectorPGD(Attack):
             "orthogonal": 2 * self.steps * self.restarts,
             "lagrangian": 2 + self.steps * self.rounds,
         }
-        return sum(each.values()) if self.variant == "all" else each[self.variant]
+        if self.variant != "all":
+            return each[self.variant]
+        return sum(each.values()) + self.steps * self.refinements
+
+    def forward_passes(self) -> int:
+        """Return the queries of an image that nothing breaks."""
+        return self.queries * self.refinements if self.variant == "all" else 0
 
     def first_look(self) -> Attack:
-        """Return the attack with one run of each kind and at most four weights."""
-        return dataclasses.replace(self, restarts=1, rounds=min(self.rounds, 4))
+        """Return the attack with one run of each kind, at most four weights and no refinement."""
+        return dataclasses.replace(self, restarts=1, rounds=min(self.rounds, 4), refinements=0)
 
     def run(self, request: AttackRequest) -> Tensor:
         """Return the best point over all variants, runs and steps."""
@@ -99,7 +113,20 @@ class DetectorPGD(Attack):
         for variant in VARIANTS:
             if self.variant in (variant, "all"):
                 alive = runs[variant](request, joint, joint.standing(alive))
+        if self.variant == "all":
+            self._refine(request, joint, alive)
         return joint.best.x
+
+    def _refine(self, request: AttackRequest, joint: Joint, alive: Tensor) -> None:
+        for number in range(self.refinements):
+            rows = joint.standing(alive)
+            if not len(rows):
+                return
+            part = dataclasses.replace(request, rng=request.rng.child("refinement", number))
+            search(part, joint.best, joint.look, self.queries, REFINING_SHARE, rows, joint.best.x)
+            rows = joint.standing(rows)
+            if len(rows):
+                _climb(request, joint, rows, self.steps)
 
     def _selective(self, request: AttackRequest, joint: Joint, alive: Tensor) -> Tensor:
         import torch
@@ -192,6 +219,16 @@ class DetectorPGD(Attack):
             middle = torch.where(below > 0, (below * above).sqrt(), own / _WIDEN)
             weight[rows] = torch.where(above.isinf(), own * _WIDEN, middle)
         return joint.standing(alive)
+
+
+def _climb(request: AttackRequest, joint: Joint, rows: Tensor, steps: int) -> None:
+    """Raise what the best points of the images at ``rows`` are worth."""
+    target, ball = request.target.select(rows), Ball(request.images[rows], request.threat)
+
+    def ask(x: Tensor) -> LossGradient:
+        return target.output_gradient(x, lambda output: joint.worth(output, rows))
+
+    ascend(ask, ball, joint.best.x[rows], steps, lambda x, here: joint.keep(x, here, rows))
 
 
 def _goal(number: int, labels: Tensor, wrong: Tensor) -> Loss:

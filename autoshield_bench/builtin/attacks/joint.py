@@ -50,17 +50,22 @@ class Joint:
         self._take(x, output.logits, excess_of(output), rows)
         return excess_of(output) > 0
 
+    def worth(self, output: TargetOutput, rows: Tensor) -> Tensor:
+        """Return what points of the images at ``rows`` are worth."""
+        return self._worth(output.logits, excess_of(output), rows)
+
     def standing(self, rows: Tensor) -> Tensor:
         """Return the rows that are still to be attacked: all of them where images may not be left alone."""
         return rows[~self.best.wrong[rows]] if self._stops else rows
 
     def _take(self, x: Tensor, logits: Tensor, excess: Tensor, rows: Tensor) -> None:
+        reached = (logits.argmax(1) != self._labels[rows]) & (excess <= 0)
+        self.best.keep_fallen(x, self._worth(logits, excess, rows), reached, rows)
+
+    def _worth(self, logits: Tensor, excess: Tensor, rows: Tensor) -> Tensor:
         import torch
 
-        labels = self._labels[rows]
-        reached = (logits.argmax(1) != labels) & (excess <= 0)
-        worth = torch.minimum(margins(logits, labels) / self._unit[rows], -excess)
-        self.best.keep_fallen(x, worth, reached, rows)
+        return torch.minimum(margins(logits, self._labels[rows]) / self._unit[rows], -excess)
 
 
 def excess_of(output: TargetOutput | LossGradient) -> Tensor:

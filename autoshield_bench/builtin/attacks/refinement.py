@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Refinement:
     """Goes on from the best points of other attacks: squares are redrawn at random, then the margin is climbed.
 
-    Gradients end in a local optimum that a square leaves, and squares end where single pixels no longer pay, which a few
-    gradient steps undo: in turn they reach what neither reaches alone for the same price.
+    Gradients end in a local optimum that a square leaves, and squares end where single pixels no longer pay, where a
+    few gradient steps go on: in turn they reach what neither reaches alone for the same price.
     """
 
     rounds: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from autoshield_bench.balls import Ball
 from autoshield_bench.builtin.attacks.best import Best
 from autoshield_bench.builtin.attacks.losses import margin
-from autoshield_bench.contracts import Attack, AttackRequest
+from autoshield_bench.contracts import Attack, AttackRequest, Target
 from autoshield_bench.errors import ParameterError
 from autoshield_bench.seeding import ImageRandom
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 _BLOCK = 64
 """Steps whose random numbers are drawn at once: one draw per image and step would cost as much as a query."""
+
+REFINING_SHARE = 0.3
+"""Share of the image that the first squares cover where there is something to keep: less than in a search from
+scratch."""
 
 _SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries of 10,000 after which the squares' share of the image is halved."""
@@ -58,29 +63,49 @@ class Square(Attack):
     def _searched(self, request: AttackRequest, start: Tensor | None) -> Tensor:
         import torch
 
-        budget = self.queries if request.queries is None else min(self.queries, request.queries)
         best = Best(request.images, request.labels)
-        if not len(request.images):
-            return best.x
-        linf = request.threat.norm == "linf"
-        search = _Linf(request) if linf else _L2(request)
-        alive = torch.arange(len(request.images), device=request.images.device)
-        draws = _Draws(request.rng, search.numbers)
-        for query in range(budget):
-            if query == 0:
-                x = search.start() if start is None else start
-            else:
-                side = search.side(share(query, budget, self.initial_share))
-                x = search.ball.project(search.proposal(alive, best.x[alive], side, draws.at(query).to(best.x)[alive]))
-            whole = len(alive) == len(best.x)
-            logits = (request.target if whole else request.target.select(alive)).logits(x)
-            best.keep(x, margin(request.labels[alive])(logits), logits, alive)
-            if request.stop_on_success and bool(best.wrong[alive].any()):
-                alive = (~best.wrong).nonzero()[:, 0]
-                search.narrow(alive)
-                if not len(alive):
-                    break
+
+        def look(target: Target, x: Tensor, rows: Tensor) -> None:
+            logits = target.logits(x)
+            best.keep(x, margin(request.labels[rows])(logits), logits, rows)
+
+        if len(request.images):
+            alive = torch.arange(len(request.images), device=request.images.device)
+            search(request, best, look, self.queries, self.initial_share, alive, start)
         return best.x
+
+
+def search(
+    request: AttackRequest,
+    best: Best,
+    look: Callable[[Target, Tensor, Tensor], object],
+    queries: int,
+    initial_share: float,
+    alive: Tensor,
+    start: Tensor | None = None,
+) -> None:
+    """Redraw squares of the best points of the images at rows ``alive``, which ``look`` takes in with each query."""
+    budget = queries if request.queries is None else min(queries, request.queries)
+    searched = (_Linf if request.threat.norm == "linf" else _L2)(request)
+    draws = _Draws(request.rng, searched.numbers)
+    target = request.target
+    if len(alive) < len(request.images):
+        target = request.target.select(alive)
+        searched.narrow(alive)
+    for query in range(budget):
+        if query == 0:
+            x = (searched.start() if start is None else start)[alive]
+        else:
+            side = searched.side(share(query, budget, initial_share))
+            numbers = draws.at(query).to(best.x)[alive]
+            x = searched.ball.project(searched.proposal(alive, best.x[alive], side, numbers))
+        look(target, x, alive)
+        if request.stop_on_success and bool(best.wrong[alive].any()):
+            alive = alive[~best.wrong[alive]]
+            if not len(alive):
+                break
+            target = request.target.select(alive)
+            searched.narrow(alive)
 
 
 def share(query: int, budget: int, initial: float) -> float:

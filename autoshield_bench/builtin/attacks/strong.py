@@ -11,7 +11,7 @@ from autoshield_bench.builtin.attacks.best import Best
 from autoshield_bench.builtin.attacks.losses import margin
 from autoshield_bench.builtin.attacks.narrowing import narrowed
 from autoshield_bench.builtin.attacks.refinement import Refinement
-from autoshield_bench.builtin.attacks.square import Square
+from autoshield_bench.builtin.attacks.square import REFINING_SHARE, Square
 from autoshield_bench.contracts import Attack, AttackRequest
 from autoshield_bench.errors import ParameterError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Strong(Attack):
-    """APGD on the margin, on the cross-entropy and towards each wrong class; then Square and APGD in turn from the best.
+    """APGD on margin, cross-entropy and towards each wrong class; then Square and APGD in turn from the best point.
 
     Each member gets the images that the ones before it left standing and treats an image as it would alone, so none of
     them is stronger, for any image, than the whole; the last goes on from the best points that the others found. Where
@@ -52,8 +52,7 @@ class Strong(Attack):
 
     def refinement(self) -> Refinement | None:
         """Return what goes on from the best points that the members found."""
-        # Squares begin smaller than a search from scratch would have them: there is something to keep.
-        square = Square(queries=1950, initial_share=0.3)
+        square = Square(queries=1950, initial_share=REFINING_SHARE)
         return Refinement(rounds=4 * self.effort, square=square, climb=APGD(loss="margin", steps=50))
 
     def first_look(self) -> Attack:

@@ -52,10 +52,14 @@ def _spendable(case: Case) -> float:
     return max(min(case.left * _SPARE, case.left - _LAST * case.budget), 0.0)
 
 
+_GRADIENTS_ALONE = {"rounds": 4, "refinements": 0}
+"""What the detector-aware attack is cut down to, so that a check's part of the budget buys enough images."""
+
+
 def _own(case: Case, steps: int, restarts: int = 1) -> tuple[str, dict[str, Any]]:
     """Return the checks' own attack: APGD on the margin; the detector-aware one where the defense detects."""
     if case.rate is not None:
-        return "detector-pgd", {"steps": max(steps // 2, 10), "restarts": restarts, "rounds": 4}
+        return "detector-pgd", {**_GRADIENTS_ALONE, "steps": max(steps // 2, 10), "restarts": restarts}
     return "apgd", {"loss": "margin", "steps": steps, "restarts": restarts}
 
 
@@ -111,7 +115,7 @@ _IF_NONE_FALLS = 0.5
 def _unbounded(case: Case, steps: int, number: int) -> tuple[str, dict[str, Any]]:
     if case.rate is not None:
         # Not with half the steps: in so large a ball steps are long, and 20 of them stop anywhere.
-        return "detector-pgd", {"steps": steps, "restarts": 1 + number, "rounds": 4}
+        return "detector-pgd", {**_GRADIENTS_ALONE, "steps": steps, "restarts": 1 + number}
     loss = ("margin", "cross-entropy", "margin")[number]
     return "pgd", {"loss": loss, "steps": steps, "restarts": 1 + number}
 
