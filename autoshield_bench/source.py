@@ -34,6 +34,7 @@ _HARNESS = (
             "decoys",
             "guard",
             "integrity",
+            "lean",
             "pipeline",
             "queries",
             "scoring",
@@ -71,7 +72,8 @@ def evidence_hash() -> str:
 @functools.cache
 def builtin_hash(kind: str) -> str:
     """Return the hash of the built-in plugins of one kind."""
-    return hash_files(_PACKAGE, (_PACKAGE / "builtin" / f"{kind}s").rglob("*.py"))
+    shared = [_PACKAGE / "builtin" / "layers.py"] if kind in {"model", "defense"} else []
+    return hash_files(_PACKAGE, [*(_PACKAGE / "builtin" / f"{kind}s").rglob("*.py"), *shared])
 
 
 def distribution_hash(distribution: metadata.Distribution, module_file: str | None) -> str:

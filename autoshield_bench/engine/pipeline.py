@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from autoshield_bench.contracts import Defense
 from autoshield_bench.engine.guard import check_anomaly, check_images, check_shape
+from autoshield_bench.engine.lean import lean
 from autoshield_bench.errors import GradientCut
 from autoshield_bench.routes import GradientPath
 from autoshield_bench.seeding import ImageRandom
@@ -113,7 +114,7 @@ class Pipeline:
             if stage.replaces:
                 # A copy: whatever the defense does to it, the undefended classifier stays what it was.
                 classifier = stage.defense.defend(copy.deepcopy(classifier))
-        self.classifier = frozen(classifier)
+        self.classifier = lean(frozen(classifier))
         self.stochastic = any(stage.stochastic for stage in stages)
         self.stages = tuple(stage for stage in stages if stage.transforms)
         self.detectors = tuple(stage.component for stage in stages if stage.detects)

@@ -92,7 +92,9 @@ class AdversarialTraining(Defense):
                 labels = request.labels[rows].to(request.device)
                 clean = request.upstream(images[rows].to(request.device))
                 radius = self.eps * min(1.0, done / (self.warmup * total)) if self.warmup else self.eps
+                network.requires_grad_(requires_grad=False)  # an attack asks for no gradient of the weights
                 attacked = self._attack(network, clean, labels, radius, generator)
+                network.requires_grad_()
                 loss = functional.cross_entropy(network(attacked), labels)
                 if not bool(torch.isfinite(loss)):
                     raise FloatingPointError(f"the training loss is {loss.item()} at step {done} of {total}")
@@ -178,9 +180,11 @@ class AdversarialTraining(Defense):
     def _build(self) -> nn.Module:
         from torch import nn
 
+        from autoshield_bench.builtin.layers import InputConvolution
+
         channels, height, width, classes = self._built_for
         return nn.Sequential(
-            nn.Conv2d(channels, self.width, 4, stride=2, padding=1),
+            InputConvolution(channels, self.width, 4, stride=2, padding=1),
             nn.ReLU(),
             nn.Conv2d(self.width, 2 * self.width, 4, stride=2, padding=1),
             nn.ReLU(),

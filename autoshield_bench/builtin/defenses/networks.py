@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoshield_bench.builtin.layers import InputConvolution, OutputConvolution
+
 SHRINKS_BY = 4
 """Both halves of the height and width are halved twice, so sizes are padded to a multiple of this."""
 
@@ -33,7 +35,7 @@ class PurifyingNetwork(nn.Module):
 def conv(channels: int, width: int) -> nn.Module:
     """Return two strided convolutions, one convolution, and two transposed ones."""
     return nn.Sequential(
-        nn.Conv2d(channels, width, 3, stride=2, padding=1),
+        InputConvolution(channels, width, 3, stride=2, padding=1),
         nn.ReLU(),
         nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
         nn.ReLU(),
@@ -41,7 +43,7 @@ def conv(channels: int, width: int) -> nn.Module:
         nn.ReLU(),
         nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
         nn.ReLU(),
-        nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
+        OutputConvolution(width, channels, 4, stride=2, padding=1),
     )
 
 
@@ -49,7 +51,7 @@ def bottleneck(channels: int, width: int) -> nn.Module:
     """Return an autoencoder with a narrow code, a quarter of the inner width, behind 5x5 kernels."""
     code = max(width // 2, 1)
     return nn.Sequential(
-        nn.Conv2d(channels, width, 5, stride=2, padding=2),
+        InputConvolution(channels, width, 5, stride=2, padding=2),
         nn.ReLU(),
         nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
         nn.ReLU(),
@@ -59,7 +61,7 @@ def bottleneck(channels: int, width: int) -> nn.Module:
         nn.ReLU(),
         nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
         nn.ReLU(),
-        nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
+        OutputConvolution(width, channels, 4, stride=2, padding=1),
     )
 
 
@@ -71,7 +73,7 @@ class UNet(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.ReLU())
+        self.first = nn.Sequential(InputConvolution(channels, width, 3, stride=2, padding=1), nn.ReLU())
         self.inner = nn.Sequential(
             nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
             nn.ReLU(),
@@ -80,7 +82,7 @@ class UNet(nn.Module):
             nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
             nn.ReLU(),
         )
-        self.last = nn.ConvTranspose2d(2 * width, channels, 4, stride=2, padding=1)
+        self.last = OutputConvolution(2 * width, channels, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         outer = self.first(x)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from autoshield_bench.builtin.layers import InputConvolution
+
 
 def small_cnn(channels: int, height: int, width: int, classes: int, features: int) -> nn.Sequential:
     """Return two convolutions and two fully connected layers; ``features`` is the width of the first convolution."""
     rows, columns = (height + 1) // 2 // 2, (width + 1) // 2 // 2
     return nn.Sequential(
-        nn.Conv2d(channels, features, 5, stride=2, padding=2),
+        InputConvolution(channels, features, 5, stride=2, padding=2),
         nn.ReLU(),
         nn.Conv2d(features, 2 * features, 3, padding=1),
         nn.ReLU(),
