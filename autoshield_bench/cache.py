@@ -304,7 +304,7 @@ def _remove_tree(directory: Path) -> None:
 
 def _files(directory: Path) -> list[Path]:
     try:
-        return sorted(directory.iterdir())
+        return sorted(path for path in directory.iterdir() if not path.is_dir() or path.is_symlink())
     except OSError:
         return []
 

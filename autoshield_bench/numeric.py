@@ -71,7 +71,7 @@ def resolve_device(wish: str) -> Device:
 def _accelerators() -> dict[str, str]:
     """Return the accelerators that torch finds, with their kind; asked in a process of its own."""
     # This one stays without torch, and without a context on the device, which takes memory there.
-    done = subprocess.run([sys.executable, "-c", _QUESTION], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-c", _QUESTION], capture_output=True, text=True, check=False)
     try:
         found = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):

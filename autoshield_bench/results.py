@@ -162,6 +162,10 @@ def cell_path(key: str, cell: CellId) -> Path:
     return Path("cells") / component(cell.defense) / component(f"{stem}-{key[:12]}.json")
 
 
+LARGEST_SAMPLES = 1 << 30
+"""Bytes of a file of per-image arrays that are read at most."""
+
+
 def samples_path(key: str) -> Path:
     """Return the place of a cell's per-image arrays below the results directory."""
     return Path("samples") / component(f"{key[:12]}.safetensors")

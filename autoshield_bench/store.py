@@ -326,6 +326,8 @@ class ArtifactStore:
         directory = self.directory(stage, key)
         try:
             manifest = read_json(directory / MANIFEST)
+            if not (directory / TENSORS).is_file():  # a pipe would be waited for
+                raise DamagedError(f"{TENSORS} is missing or no file")
             data = (directory / TENSORS).read_bytes()
             if manifest["key"] != key or hashlib.sha256(data).hexdigest() != manifest["sha256"]:
                 raise DamagedError("its bytes do not have the recorded SHA-256")

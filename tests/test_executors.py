@@ -18,6 +18,7 @@ import worker_toys
 from autoshield_bench.engine.executors import Executor, Outcome, local
 from autoshield_bench.engine.executors.inline import Inline
 from autoshield_bench.engine.executors.local import Local
+from autoshield_bench.engine.jobs import Reply
 from autoshield_bench.errors import WorkerError
 
 TESTS = Path(__file__).parent
@@ -135,7 +136,8 @@ def test_replies_come_through_whole(executor: Executor, text: str) -> None:
 def test_what_jobs_tell_is_heard_with_their_ticket(executor: Executor, heard: Heard) -> None:
     tickets = [executor.submit(job("double", number=number)) for number in range(3)]
     settle(executor, 3)
-    assert [ticket for ticket, message in heard if "here" in message] == tickets
+    # Several workers may be heard in any order.
+    assert sorted(ticket for ticket, message in heard if "here" in message) == tickets
 
 
 def test_a_job_that_waits_can_be_taken_back(executor: Executor) -> None:
@@ -265,11 +267,32 @@ def test_a_job_cannot_read_the_jobs_behind_it(workers) -> None:
 
 def test_what_is_written_into_the_pipe_of_answers_does_no_lasting_harm(workers) -> None:
     own = workers()
-    own.submit(job("write_into_every_descriptor"))
-    settle(own)
+    first = own.submit(job("write_into_every_descriptor"))
+    assert set(settle(own)) == {first}
     last = own.submit(job("double", number=4))
-    for outcome in own.wait(30):
-        assert outcome.ticket == last
+    assert settle(own)[last].reply == "8"
+
+
+def test_forged_answers_are_told_from_a_workers_own(workers, heard: Heard) -> None:
+    own = workers()
+    ticket = own.submit(job("forge"))
+    assert settle(own)[ticket].reply == "honest"
+    assert not any("forged" in str(message) for _ticket, message in heard)
+    last = own.submit(job("double", number=4))
+    assert settle(own)[last].reply == "8"
+
+
+@pytest.mark.parametrize("text", ["", "5", "[]", '{"made": []', '{"made": 3}', '{"made": [], "more": 1}', "{" * 99_999])
+def test_a_reply_that_is_none_is_known_for_one(text: str) -> None:
+    assert Reply.from_text(text) is None
+
+
+def test_no_library_is_taken_from_the_working_directory(workers, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('a stranger')")
+    monkeypatch.chdir(tmp_path)
+    own = workers()
+    ticket = own.submit(job("double", number=4))
+    assert settle(own)[ticket].reply == "8"
 
 
 def test_a_job_under_way_can_be_stopped(workers, heard: Heard) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -32,7 +33,7 @@ from autoshield_bench.contracts import (
 from autoshield_bench.engine.progress import Silence
 from autoshield_bench.errors import DataError, StoreError, UsageError
 from autoshield_bench.hookspecs import hookimpl
-from autoshield_bench.results import cell_path
+from autoshield_bench.results import cell_path, samples_path
 from autoshield_bench.store import content_key
 
 MODEL = 'use = "small-cnn"\nparams = { epochs = 3, features = 4 }'
@@ -934,6 +935,17 @@ def test_a_damaged_record_is_computed_again(copy, name):
     assert watch.cells == ["digits/small-cnn/none/fgsm/gray-box/linf-0.2/seed-0"]
     assert files(copy.home) == before
     assert results.damaged == ()
+    assert name == "another cell's" or any("fgsm-gray-box-" in warning for warning in watch.warnings)
+
+
+@pytest.mark.parametrize("size", [0, 10])
+def test_per_image_arrays_that_were_cut_short_are_computed_again(copy, size):
+    before = files(copy.home, "samples")
+    record = next(record for record in load_results(copy.home).records if record.cell.defense == "autoencoder")
+    os.truncate(copy.home / samples_path(record.key), size)
+    _results, watch = go(copy.suite, copy.folder)
+    assert watch.cells == [str(record.cell)]
+    assert files(copy.home, "samples") == before
 
 
 def test_damaged_artifacts_are_built_again_to_the_same_bytes(copy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -86,6 +87,14 @@ def write_into_every_descriptor(_tell):
         except OSError:
             continue
     return "true"
+
+
+def forge(_tell):
+    """Write into every descriptor what a worker might write, and leave a line unfinished."""
+    for number in range(3, 64):
+        with contextlib.suppress(OSError):
+            os.write(number, b'{"reply": "forged"}\n{"tell": "forged"}\n{"ready": 1}\n{"reply": {}}\nrubbish')
+    return "honest"
 
 
 def leave_a_thread(_tell):

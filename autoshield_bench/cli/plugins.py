@@ -119,11 +119,12 @@ def run_check(arguments: argparse.Namespace) -> int:
     """Run the contract kit on one plugin; return 1 where a check fails."""
     from autoshield_bench.errors import UsageError
     from autoshield_bench.registry import Registry
+    from autoshield_bench.strict_json import parse_json
     from autoshield_bench.testing.isolated import isolated_checks
     from autoshield_bench.testing.subject import find_plugin
 
     try:
-        params = json.loads(arguments.params)
+        params = parse_json(arguments.params)
     except ValueError as error:
         raise UsageError(f"--params: not JSON ({error})") from error
     if not isinstance(params, dict):

@@ -18,6 +18,7 @@ from autoshield_bench.engine.facts import facts, is_strong
 from autoshield_bench.engine.jobs import Job, Kind, Reply, job_for
 from autoshield_bench.engine.options import RunOptions
 from autoshield_bench.engine.progress import Progress
+from autoshield_bench.errors import StoreError
 from autoshield_bench.plan import Cell, EvidencePlan, Plan
 from autoshield_bench.results import CellRecord, cell_path, read_record, write_record
 from autoshield_bench.store import ArtifactStore
@@ -60,7 +61,12 @@ class Driver:
 
     def hear(self, _ticket: int, message: str) -> None:
         """Show what a job tells while it runs."""
-        value = json.loads(message)
+        try:
+            value = json.loads(message)
+        except ValueError:
+            return
+        if not isinstance(value, dict):
+            return
         if "stage" in value:
             self._progress.stage(str(value["stage"]), int(value["total"]))
         elif "done" in value:
@@ -79,13 +85,18 @@ class Driver:
                 attempts[piece.job.key] += 1
                 made = tuple(sorted(self._made)) if self._options.force else ()
                 running[executor.submit(dataclasses.replace(piece.job, made=made).to_text())] = piece
-            for outcome in executor.wait():
-                piece = running.pop(outcome.ticket)
+            for told in executor.wait():
+                piece = running.pop(told.ticket)
+                reply = Reply.from_text(told.reply) if told.status == "done" else None
+                outcome = told
+                if told.status == "done" and (reply is None or not self._is_done(piece, reply)):
+                    # A plugin can write what it likes: that a job is done is believed where its result is there.
+                    outcome = dataclasses.replace(told, status="lost", why="done as it said, without a sound result")
                 if outcome.status == "lost" and attempts[piece.job.key] < ATTEMPTS:
                     self._progress.warn(f"{self._name(piece)}: its worker was {outcome.why}; it is done again")
                     waiting.insert(0, piece)
-                elif outcome.status == "done":
-                    self._finish(piece, Reply.from_text(outcome.reply))
+                elif reply is not None and outcome.status == "done":
+                    self._finish(piece, reply)
                 else:
                     self._give_up(piece, outcome, attempts[piece.job.key])
 
@@ -124,6 +135,20 @@ class Driver:
         return job_for(self._loaded, self._options, self._plan, kind, key)
 
     # -- outcomes --------------------------------------------------------------------------------------------------
+
+    def _is_done(self, piece: _Piece, reply: Reply) -> bool:
+        if reply.error:
+            return True
+        try:
+            if piece.job.kind == "cell":
+                cell = self._cells[piece.job.key]
+                read_record(self._directory / cell_path(cell.key, cell.id))
+            else:
+                own = self._evidence[piece.job.key]
+                read_evidence(self._directory / evidence_path(own.key, own.id))
+        except StoreError:
+            return False
+        return True
 
     def _finish(self, piece: _Piece, reply: Reply) -> None:
         reply.raise_error()

@@ -102,10 +102,14 @@ class Reply:
         return canonical(dataclasses.asdict(self)).decode()
 
     @classmethod
-    def from_text(cls, text: str) -> Reply:
-        """Read what ``to_text`` wrote."""
-        value = json.loads(text)
-        return cls(**{**value, "made": tuple(value["made"])})
+    def from_text(cls, text: str) -> Reply | None:
+        """Read what ``to_text`` wrote; None where it is something else."""
+        try:
+            value = json.loads(text)
+            reply = cls(**{**value, "made": tuple(map(str, value["made"]))})
+            return dataclasses.replace(reply, seconds=float(reply.seconds))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None
 
     def raise_error(self) -> None:
         """Raise the error that ended the job, if one did."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from autoshield_bench import effects
 from autoshield_bench.store import make_directory, writing
+from autoshield_bench.strict_json import json_lines
 
 
 class Journal:
@@ -59,17 +60,7 @@ class Journal:
 def read_events(directory: Path) -> Iterator[dict[str, Any]]:
     """Yield the events in a results directory's journals, file by file; whatever is no event is passed over."""
     for path in sorted((directory / "journal").glob("*.jsonl")):
-        if path.is_symlink() or not path.is_file():
-            continue
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        for line in text.splitlines():
-            try:
-                event = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
+        for event in json_lines(path):
             if isinstance(event, dict):
                 yield event
 

@@ -1,14 +1,16 @@
 """Runs a plan: what has no sound record is handed to an executor, piece by piece; what is finished stays.
 
 Neither this module nor anything it imports loads torch: a re-run with nothing changed costs no start-up, and with
-worker processes the parent stays small and alive whatever becomes of them. All that the driver knows about a run is in
+worker processes the parent stays small and alive whatever becomes of them, unless a plugin's own module loads torch or
+ends the process while the suite is checked. All that the driver knows about a run is in
 its results directory and in the cache; a new one picks up from there.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from autoshield_bench import places
@@ -25,11 +27,12 @@ from autoshield_bench.engine.options import RunOptions, plan_for, results_direct
 from autoshield_bench.engine.progress import Progress, Silence
 from autoshield_bench.errors import StoreError, UsageError
 from autoshield_bench.migration import PLAN
-from autoshield_bench.plain_files import refuse_odd_entries
+from autoshield_bench.plain_files import read_plain, refuse_odd_entries
 from autoshield_bench.plan import Cell, EvidencePlan, Plan
 from autoshield_bench.registry import speaking_for
 from autoshield_bench.reporting.derived import leaderboard_json, markdown_report
 from autoshield_bench.results import (
+    LARGEST_SAMPLES,
     CellRecord,
     ResultSet,
     cell_path,
@@ -86,23 +89,31 @@ def run(
     return run_plan(plan_for(loaded, options), loaded, options, progress or Silence())
 
 
-def _finished(directory: Path, cells: Sequence[Cell], loaded: LoadedSuite) -> dict[str, CellRecord]:
-    records = {cell.key: finished_record(directory, cell, loaded) for cell in cells}
+def _finished(
+    directory: Path, cells: Sequence[Cell], loaded: LoadedSuite, warn: Callable[[str], None]
+) -> dict[str, CellRecord]:
+    records = {cell.key: finished_record(directory, cell, loaded, warn) for cell in cells}
     return {key: record for key, record in records.items() if record is not None}
 
 
-def finished_record(directory: Path, cell: Cell, loaded: LoadedSuite) -> CellRecord | None:
-    """Return a cell's record if nothing of it has to be computed: sound, well, and with every metric to be had."""
+def finished_record(
+    directory: Path, cell: Cell, loaded: LoadedSuite, warn: Callable[[str], None] = lambda _problem: None
+) -> CellRecord | None:
+    """Return a cell's record if nothing of it has to be computed: sound, well, and with every metric to be had.
+
+    ``warn`` hears of one that is there and cannot be trusted.
+    """
     path = directory / cell_path(cell.key, cell.id)
     if not path.exists():
         return None
     try:
         record = read_record(path)
-    except StoreError:
+    except StoreError as error:
+        warn(f"{error}; computed again")
         return None
     if record.status != "ok" or record.key != cell.key or record.score_key != cell.score_key:
         return None
-    if not (directory / samples_path(cell.key)).is_file():
+    if not _has_samples(directory, record):
         return None  # results that came from a repository: computed here, they have their per-image arrays
     if record.strong != is_strong(cell) or record.facts.get("trained_on") != trained_on(cell):
         return None  # a plugin declares something else of itself now
@@ -116,6 +127,15 @@ def finished_record(directory: Path, cell: Cell, loaded: LoadedSuite) -> CellRec
                 if metric.unavailable() is None:
                     return None
     return record
+
+
+def _has_samples(directory: Path, record: CellRecord) -> bool:
+    """Return whether a record's per-image arrays are there, and whole."""
+    try:
+        data = read_plain(directory / samples_path(record.key), LARGEST_SAMPLES)
+    except StoreError:
+        return False
+    return not record.samples or hashlib.sha256(data).hexdigest() == record.samples
 
 
 def run_plan(plan: Plan, loaded: LoadedSuite, options: RunOptions, progress: Progress) -> ResultSet:
@@ -136,7 +156,7 @@ def _run_chosen(
     plan: Plan, chosen: Sequence[Cell], loaded: LoadedSuite, options: RunOptions, directory: Path, progress: Progress
 ) -> ResultSet:
     cache = options.cache_dir or places.cache_dir()
-    finished = {} if options.force else _finished(directory, chosen, loaded)
+    finished = {} if options.force else _finished(directory, chosen, loaded, progress.warn)
     waiting = [cell for cell in chosen if cell.key not in finished]
     unjudged = _unjudged(directory, plan, chosen, waiting, force=options.force)
     _write_plan(directory, plan)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from autoshield_bench.results import CellId, CellRecord
+from autoshield_bench.errors import StoreError
+from autoshield_bench.plain_files import read_plain
+from autoshield_bench.results import LARGEST_SAMPLES, CellId, CellRecord
 from autoshield_bench.statistics import clopper_pearson
 
 TOLERANCE = 0.05
@@ -109,11 +111,15 @@ def _predictions(path: Path) -> dict[int, int] | None:
     from safetensors.numpy import load
 
     try:
-        arrays = load(path.read_bytes())
-        index, prediction = arrays["index"].tolist(), arrays["prediction"].tolist()
-    except (OSError, SafetensorError, KeyError, ValueError):
+        arrays = load(read_plain(path, LARGEST_SAMPLES))
+        index, prediction = arrays["index"], arrays["prediction"]
+    except (StoreError, SafetensorError, KeyError, ValueError, TypeError):
         return None
-    return dict(zip(index, prediction, strict=False))
+    if not (index.ndim == prediction.ndim == 1 and len(index) == len(prediction)):
+        return None
+    if not (index.dtype.kind == prediction.dtype.kind == "i"):
+        return None
+    return dict(zip(index.tolist(), prediction.tolist(), strict=True))
 
 
 def worst(found: Sequence[Change]) -> Change | None:

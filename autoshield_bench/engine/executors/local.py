@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from typing import IO
 
+import autoshield_bench
 from autoshield_bench.engine.executors import Listener, Outcome, Status
 from autoshield_bench.errors import WorkerError
 
@@ -44,6 +46,7 @@ LARGEST_LOG = 8 * 2**20
 _TAIL = 4000
 """Bytes of it that are shown when the worker is lost."""
 
+_WORKER = "autoshield_bench.engine.executors.worker"
 _TICK = 0.2
 _CHUNK = 1 << 16
 _LONGEST_LINE = 1 << 20
@@ -208,20 +211,32 @@ class Local:
         worker.kill()
 
 
+def _where_we_are() -> dict[str, str]:
+    """Return where a worker finds this package, if it is not installed but lies in the directory that Python was
+    started from, which ``-P`` hides."""
+    home = str(Path(autoshield_bench.__file__).parents[1])
+    if sys.path[:1] not in ([""], [home]):
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
+
+
 class _Worker:
     """One worker process as its parent sees it."""
 
     def __init__(self, log: Path, environment: Mapping[str, str], answer: str) -> None:
+        self._sign = secrets.token_hex(8)
+        """Stands in every message of the worker's own: what a plugin wrote into the pipe has none."""
         read, write = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "autoshield_bench.engine.executors.worker", str(write), answer],
+                # -P: whatever lies in the working directory is not a library.
+                [sys.executable, "-P", "-m", _WORKER, str(write), answer, self._sign],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=(write,),
                 start_new_session=True,
-                env={**os.environ, **environment},
+                env={**os.environ, **_where_we_are(), **environment},
             )
         finally:
             os.close(write)
@@ -268,7 +283,7 @@ class _Worker:
                 message = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(message, dict):
+            if isinstance(message, dict) and message.get("sign") == self._sign:
                 yield message
 
     def keep_output(self) -> None:

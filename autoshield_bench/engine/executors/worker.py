@@ -1,7 +1,7 @@
 """The worker process: takes jobs as lines on standard input, answers through the file descriptor it was given.
 
-Started by ``local`` as ``python -m autoshield_bench.engine.executors.worker FD MODULE:FUNCTION``, where the function
-does a job, handed what to tell while it runs, and returns the reply.
+Started by ``local`` as ``python -m autoshield_bench.engine.executors.worker FD MODULE:FUNCTION SIGN``, where the
+function does a job, handed what to tell while it runs, and returns the reply. Every message carries the sign.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def main() -> int:
 
     def send(message: dict[str, Any]) -> None:
         with lock:
-            answers.write(json.dumps(message).encode() + b"\n")
+            # A line of its own, whatever a plugin has left in the pipe.
+            answers.write(b"\n" + json.dumps({**message, "sign": sys.argv[3]}).encode() + b"\n")
 
     send({"ready": os.getpid()})
     while (job := jobs.next()) is not None:
