@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,19 @@ from test_access import Plugins
 from torch import Tensor, nn
 
 from autoshield_bench import load_suite, run
-from autoshield_bench.contracts import Attack, AttackRequest, AttackSpec, Defense, DefenseSpec
+from autoshield_bench.contracts import (
+    Attack,
+    AttackRequest,
+    AttackSpec,
+    Defense,
+    DefenseSpec,
+    MetricSpec,
+    MetricValues,
+    PredictionMetric,
+)
 from autoshield_bench.engine.integrity import fenced, kept
 from autoshield_bench.engine.progress import Silence
+from autoshield_bench.errors import Unavailable
 from autoshield_bench.hookspecs import hookimpl
 from autoshield_bench.results import ResultSet
 
@@ -62,6 +72,23 @@ class Counting(Defense):
         return x * (1 - 1e-3 * min(int(self.network.num_batches_tracked), 100))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Meddling(PredictionMetric):
+    """Changes the grad mode, or says what cannot be written down."""
+
+    way: str
+
+    def notes(self) -> Any:
+        return {"surrogate": "\ud800", "number": 3}.get(self.way, "")
+
+    def per_image(self, labels: Tensor, clean_logits: Tensor, logits: Tensor) -> MetricValues:
+        if self.way == "grad":
+            torch.set_grad_enabled(not torch.is_grad_enabled())
+        if self.way == "reason":
+            raise Unavailable("no\ud800")
+        return MetricValues(values=(logits.argmax(1) == labels).float())
+
+
 class Mine:
     CONTRACT = 1
 
@@ -76,6 +103,17 @@ class Mine:
     def aubench_defenses(self) -> Iterator[DefenseSpec]:
         yield DefenseSpec(name="counting", factory=f"{__name__}:Counting", summary="Drifts.")
 
+    @hookimpl
+    def aubench_metrics(self) -> Iterator[MetricSpec]:
+        yield MetricSpec(
+            name="meddling",
+            factory=f"{__name__}:Meddling",
+            summary="Harm.",
+            looks_at="predictions",
+            direction="higher",
+            range=(0, 1),
+        )
+
 
 class Heard(Silence):
     def __init__(self) -> None:
@@ -87,9 +125,13 @@ class Heard(Silence):
 
 @pytest.fixture
 def run_suite(tmp_path: Path) -> Runner:
-    def run_it(defense: str, attack: str, **options: Any) -> tuple[ResultSet, list[str]]:
+    def run_it(defense: str, attack: str, eps: Sequence[float] = (0.1,), **options: Any) -> tuple[ResultSet, list[str]]:
         lines = ["schema = 1", 'name = "integrity"', '[dataset]\nuse = "digits"', '[model]\nuse = "nearest-mean"']
-        lines += ['[[threats]]\nnorm = "linf"\neps = [0.1]', f"[[defenses]]\n{defense}", f"[[attacks]]\n{attack}"]
+        lines += [
+            f'[[threats]]\nnorm = "linf"\neps = {list(eps)}',
+            f"[[defenses]]\n{defense}",
+            f"[[attacks]]\n{attack}",
+        ]
         file = tmp_path / "integrity.toml"
         file.write_text("\n".join(lines), encoding="utf-8")
         folders = {"results_dir": tmp_path / "results", "cache_dir": tmp_path / "cache", "data_dir": tmp_path}
@@ -131,6 +173,41 @@ def test_networks_are_put_back_and_the_change_costs_the_rank(run_suite: Runner) 
     assert "which were put back: num_batches_tracked" in live.text
 
 
+def test_metrics_change_nothing_that_is_shared(run_suite: Runner) -> None:
+    metric = '[[metrics]]\nuse = "meddling"\nparams = { way = "grad" }'
+    before = torch.is_grad_enabled()
+    results, warnings = run_suite('use = "none"', f'use = "fgsm"\naccess = "white-box"\nimages = 20\n{metric}')
+    assert not results.failed
+    assert "metric 'meddling' changed the grad mode; put back" in warnings
+    assert torch.is_grad_enabled() == before
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("surrogate", "notes() returned a text that is no Unicode (surrogates not allowed)"),
+        ("number", "notes() returned int where a text belongs"),
+        ("reason", "why it is unavailable returned a text that is no Unicode (surrogates not allowed)"),
+    ],
+)
+def test_what_a_metric_says_must_be_a_text_that_can_be_written(run_suite: Runner, way: str, said: str) -> None:
+    metric = f'[[metrics]]\nuse = "meddling"\nparams = {{ way = "{way}" }}'
+    results, _ = run_suite('use = "none"', f'use = "fgsm"\naccess = "white-box"\nimages = 20\n{metric}')
+    assert {record.status for record in results} == {"failed"}
+    for record in results:
+        assert f"metric 'meddling' of in-process: {said}" in record.error
+
+
+def test_evidence_does_not_depend_on_the_evidence_taken_before_it(run_suite: Runner, tmp_path: Path) -> None:
+    """A defense that drifts is asked by two checks in a row, and by the second alone."""
+    attack = 'use = "pgd"\naccess = "white-box"\nparams = { steps = 5 }\nimages = 60'
+    first, _ = run_suite('use = "counting"', attack, evidence="full", limit=60, eps=[0.1, 0.3])
+    (last,) = (tmp_path / "results").rglob("evidence/counting/linf-0.3-*.json")
+    last.unlink()
+    again, _ = run_suite('use = "counting"', attack, evidence="full", limit=60, eps=[0.1, 0.3])
+    assert [one.verdicts for one in again.evidence] == [one.verdicts for one in first.evidence]
+
+
 def test_everything_about_a_network_is_put_back() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout()).eval().requires_grad_(False)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
@@ -162,6 +239,74 @@ def test_everything_about_a_network_is_put_back() -> None:
     with kept({"it": network}, again.append):
         network(torch.zeros(1, 2))
     assert again == []
+
+
+def _other_weight(network: nn.Sequential) -> None:
+    network[0].weight = nn.Parameter(torch.zeros(2, 2))
+
+
+def _other_buffer(network: nn.Sequential) -> None:
+    network[1].running_mean = torch.full((2,), 9.0)
+
+
+def _other_layer(network: nn.Sequential) -> None:
+    network[0] = nn.Linear(2, 2)
+
+
+def _more_layers(network: nn.Sequential) -> None:
+    network.append(nn.Linear(2, 2))
+
+
+def _other_forward(network: nn.Sequential) -> None:
+    network.forward = lambda x: x * 0  # type: ignore[method-assign]
+
+
+def _other_shape(network: nn.Sequential) -> None:
+    network[0].bias.data = torch.zeros(3)
+
+
+def _parametrised(network: nn.Sequential) -> None:
+    nn.utils.parametrizations.weight_norm(network[0])
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (_other_weight, "parameters of 0 of it"),
+        (_other_buffer, "buffers of 1 of it"),
+        (_other_layer, "layers of the network of it"),
+        (_more_layers, "layers of the network of it"),
+        (_other_forward, "forward of the network of it"),
+        (_other_shape, "0.bias of it"),
+        (_parametrised, "class of 0 of it"),
+    ],
+)
+def test_what_takes_the_place_of_a_networks_parts_is_put_back(harm: Callable[[nn.Sequential], None], said: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval()
+    points = torch.rand(5, 2)
+    before, names = network(points), list(network.state_dict())
+    changed: list[str] = []
+    with kept({"it": network}, changed.append):
+        harm(network)
+    assert said in changed
+    assert torch.equal(network(points), before)
+    assert list(network.state_dict()) == names
+    again: list[str] = []
+    with kept({"it": network}, again.append):
+        network(points)
+    assert again == []
+
+
+def test_hooks_of_all_modules_are_taken_away() -> None:
+    said: list[str] = []
+    layer = nn.Linear(2, 2)
+    points = torch.rand(5, 2)
+    before = layer(points)
+    with fenced("it", said.append):
+        nn.modules.module.register_module_forward_hook(lambda _module, _inputs, output: output * 0)
+    assert said == ["it changed hooks of all modules; put back"]
+    assert torch.equal(layer(points), before)
 
 
 def test_what_changes_nothing_is_not_mentioned() -> None:

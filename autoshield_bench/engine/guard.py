@@ -108,3 +108,14 @@ def check_aggregate(returned: object, who: str) -> float | None:
             f"{who} aggregated to the {type(returned).__name__} {returned!r} where a finite number or None belongs"
         )
     return float(returned)
+
+
+def check_text(returned: object, who: str) -> str:
+    """Return a text if it is one that can be written down. Raises CellError."""
+    if not isinstance(returned, str):
+        raise CellError(f"{who} returned {type(returned).__name__} where a text belongs")
+    try:
+        returned.encode()
+    except UnicodeEncodeError as error:
+        raise CellError(f"{who} returned a text that is no Unicode ({error.reason})") from error
+    return returned

@@ -83,11 +83,20 @@ def kept(networks: Mapping[str, nn.Module], report: Callable[[str], None]) -> It
                 report(f"{change} of {name}")
 
 
+_HELD = {"_parameters": "parameters", "_buffers": "buffers", "_modules": "layers"}
+"""What a module holds by name, in words."""
+
+
 class _Picture:
-    """A network as it was."""
+    """A network as it was: what its modules hold, and the values of it."""
 
     def __init__(self, network: nn.Module) -> None:
         self._modules = dict(network.named_modules())
+        self._kinds = {name: type(module) for name, module in self._modules.items()}
+        self._forwards = {name: vars(module).get("forward") for name, module in self._modules.items()}
+        self._held = {
+            (name, kind): dict(vars(module)[kind]) for name, module in self._modules.items() for kind in _HELD
+        }
         self._flags = {name: module.training for name, module in self._modules.items()}
         self._hooks = {
             (name, kind): dict(getattr(module, kind, {})) for name, module in self._modules.items() for kind in _HOOKS
@@ -98,6 +107,7 @@ class _Picture:
 
     def restore(self) -> Iterator[str]:
         """Put everything back, and yield what was changed."""
+        yield from self._restore_structure()
         for name, flag in self._flags.items():
             module = self._modules[name]
             if module.training != flag:
@@ -114,9 +124,30 @@ class _Picture:
                 tensor.requires_grad_(self._gradients[name])
                 yield f"requires_grad of {name}"
             if not _same(tensor, self._values[name]):
-                with torch.no_grad():
-                    tensor.copy_(self._values[name])
+                if tensor.shape == self._values[name].shape and tensor.dtype == self._values[name].dtype:
+                    with torch.no_grad():
+                        tensor.copy_(self._values[name])
+                else:
+                    tensor.data = self._values[name].clone()
                 yield name
+
+    def _restore_structure(self) -> Iterator[str]:
+        for name, module in self._modules.items():
+            where = name or "the network"
+            if type(module) is not self._kinds[name]:
+                module.__class__ = self._kinds[name]  # as parametrizations replace it
+                yield f"class of {where}"
+            if vars(module).get("forward") is not self._forwards[name]:
+                module.__dict__.pop("forward", None)
+                if self._forwards[name] is not None:
+                    module.__dict__["forward"] = self._forwards[name]
+                yield f"forward of {where}"
+        for (name, kind), before in self._held.items():
+            now = vars(self._modules[name])[kind]
+            if list(now) != list(before) or any(now[own] is not value for own, value in before.items()):
+                now.clear()
+                now.update(before)
+                yield f"{_HELD[kind]} of {name or 'the network'}"
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -125,7 +156,7 @@ def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape:
+    if one.shape != other.shape or one.dtype != other.dtype:
         return False
     return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
 
@@ -153,6 +184,7 @@ class _State:
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
         )
+        self._hooks = [dict(own) for own in _global_hooks()]
         self._folder = Path.cwd()
         self._environment = dict(os.environ)
 
@@ -175,6 +207,11 @@ class _State:
         if now != self._deterministic:
             torch.use_deterministic_algorithms(self._deterministic[0], warn_only=self._deterministic[1])
             changed.append("deterministic algorithms")
+        if [dict(own) for own in _global_hooks()] != self._hooks:
+            for own, before in zip(_global_hooks(), self._hooks, strict=True):
+                own.clear()
+                own.update(before)
+            changed.append("hooks of all modules")
         if not self._folder.is_dir() or _folder() != self._folder:
             with contextlib.suppress(OSError):
                 os.chdir(self._folder)
@@ -189,6 +226,13 @@ class _State:
             os.environ.update(self._environment)
             changed.append(f"the environment ({', '.join(names[:3])})")
         return changed
+
+
+def _global_hooks() -> list[dict[int, Any]]:
+    from torch.nn.modules import module
+
+    names = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    return [getattr(module, f"_global_{name}") for name in names]
 
 
 def _folder() -> Path | None:

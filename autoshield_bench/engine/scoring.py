@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from autoshield_bench.contracts import MetricValues, PairMetric, PredictionMetric
-from autoshield_bench.engine.guard import check_aggregate, check_logits, check_values
+from autoshield_bench.engine.guard import check_aggregate, check_logits, check_text, check_values
 from autoshield_bench.engine.integrity import fenced, kept, networks_of
 from autoshield_bench.engine.pipeline import PassCounter, Pipeline
 from autoshield_bench.engine.stages import Passes, Workshop
@@ -123,9 +123,10 @@ class Scorer:
             samples[f"draws/{name}"] = counts
         if cell.attack is not None:
             samples |= workshop.per_image(cell, cell.attack)
-        metrics = {
-            use.label: self._metric(cell, use, clean.logits[rows], seen, images, samples) for use in cell.metrics
-        }
+        metrics = {}
+        for use in cell.metrics:
+            with fenced(f"metric {use.label!r}", workshop.progress.warn):
+                metrics[use.label] = self._metric(cell, use, clean.logits[rows], seen, images, samples)
         draws = None if seen.right is None else seen.right.draws()
         size = workshop.data.info.test_size
         return Score(
@@ -231,9 +232,10 @@ class Scorer:
     ) -> MetricResult:
         spec = metric_spec(use)
         metric: PairMetric | PredictionMetric = self._workshop.registry.make(use.plugin, use.params)
-        header: dict[str, Any] = {"direction": spec.direction, "unit": spec.unit, "notes": metric.notes()}
-        reason = self._unavailable(use, metric)
         who = f"metric {use.label!r} of {use.plugin.distribution}"
+        notes = check_text(metric.notes(), f"{who}: notes()")
+        header: dict[str, Any] = {"direction": spec.direction, "unit": spec.unit, "notes": notes}
+        reason = self._unavailable(use, metric)
         pairs: dict[str, dict[str, Any]] = {}
         try:
             if reason is not None:
@@ -250,7 +252,8 @@ class Scorer:
                 placed[rows] = torch.where(defined, values.float(), torch.nan)
                 samples[f"{use.label}/{name}"] = placed
         except Unavailable as error:
-            return MetricResult(pairs={}, unavailable=str(error), retry=reason is not None, **header)
+            why = check_text(str(error), f"{who}: why it is unavailable")
+            return MetricResult(pairs={}, unavailable=why, retry=reason is not None, **header)
         return MetricResult(pairs=pairs, **header)
 
     def _unavailable(self, use: Use, metric: PairMetric | PredictionMetric) -> str | None:

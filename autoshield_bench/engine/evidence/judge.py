@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from torch import nn
 
 from autoshield_bench.engine.evidence import attacked, probes, recorded, slopes
 from autoshield_bench.engine.evidence.case import Case, TooFew, poor
+from autoshield_bench.engine.integrity import fenced, kept, networks_of
 from autoshield_bench.engine.stages import Workshop, describe_failure
 from autoshield_bench.errors import CheckpointError, StoreError, WriteError
 from autoshield_bench.plan import EvidencePlan
@@ -55,19 +59,12 @@ def judge(plan: EvidencePlan, level: Level, workshop: Workshop, directory: Path,
         workshop.progress.advance(len(found))
 
     take("valid", lambda: recorded.valid(case))
-    if case.record(case.clean) is not None:
-        before = _attempted(lambda: probes.picture(case))
-        take("zero-budget", lambda: probes.zero_budget(case))
-        take("randomness", lambda: probes.randomness(case))
-        take("gradients", lambda: slopes.gradients(case))
-        take("reach", lambda: recorded.reach(case))
-        take("detector", lambda: recorded.detector(case))
-        take("unbounded", lambda: attacked.unbounded(case))
-        take("iterative", lambda: attacked.iterative(case))
-        take("held-out", lambda: attacked.held_out(case))
-        take("black-box", lambda: attacked.black_box(case))
-        take("converged", lambda: attacked.converged(case))
-        take("live", lambda: probes.live(case, before))
+    with contextlib.ExitStack() as stack:
+        if case.record(case.clean) is not None:
+            # What a check does to a network may not reach the next job, or a restart would come to other verdicts.
+            stack.enter_context(kept(_networks(case), lambda _change: None))
+            stack.enter_context(fenced(f"evidence on {plan.id}", workshop.progress.warn))
+            _ask(case, take)
     verdicts = tuple(found[check] for check in CHECKS if check in found)
     return EvidenceRecord(
         key=plan.key,
@@ -78,6 +75,32 @@ def judge(plan: EvidencePlan, level: Level, workshop: Workshop, directory: Path,
         judged=judged,
         env=env,
     )
+
+
+def _networks(case: Case) -> Mapping[str, nn.Module]:
+    """Return the networks under test; none where they cannot be had, which every check will say."""
+    try:
+        return networks_of(case.networks.classifier, case.networks.stages)
+    except (CheckpointError, WriteError):
+        raise
+    except (Exception, SystemExit):
+        return {}
+
+
+def _ask(case: Case, take: Callable[[str, Callable[[], Verdict]], None]) -> None:
+    """Run every check that asks the networks, dear ones last."""
+    before = _attempted(lambda: probes.picture(case))
+    take("zero-budget", lambda: probes.zero_budget(case))
+    take("randomness", lambda: probes.randomness(case))
+    take("gradients", lambda: slopes.gradients(case))
+    take("reach", lambda: recorded.reach(case))
+    take("detector", lambda: recorded.detector(case))
+    take("unbounded", lambda: attacked.unbounded(case))
+    take("iterative", lambda: attacked.iterative(case))
+    take("held-out", lambda: attacked.held_out(case))
+    take("black-box", lambda: attacked.black_box(case))
+    take("converged", lambda: attacked.converged(case))
+    take("live", lambda: probes.live(case, before))
 
 
 def _records(plan: EvidencePlan, directory: Path) -> dict[str, CellRecord]:
