@@ -113,6 +113,8 @@ def remarks_of(records: Sequence[CellRecord]) -> Iterator[str]:
             yield f"{column} may ask for {facts['needs']} {facts['queries']:,} times per image."
         if facts.get("eot_not_applicable") is True:
             yield f"{column}: eot is not applicable to {record.cell.defense}, no stage of which is random."
+        if facts.get("precision") == "bf16":
+            yield f"{column} takes its gradients in bfloat16; what it finds is scored in float32."
         if facts.get("goal") == "targeted":
             yield f"{column} drives each image to one wrong class, drawn at random."
 

@@ -25,6 +25,7 @@ from autoshield_bench.contracts import (
     Kind,
     MetricSpec,
     ModelSpec,
+    Precision,
     ThreatModel,
 )
 from autoshield_bench.detection import RATES, too_small
@@ -113,6 +114,8 @@ class AttackPlan:
     queries: int | None
     """Budget per image under black-box access."""
     stop_on_success: bool
+    precision: Precision
+    """In which gradients are taken."""
     key: str
 
     @property
@@ -467,13 +470,16 @@ class _Planner:
             goal=entry.goal,
             queries=queries,
             stop_on_success=stop,
+            precision=entry.precision,
             batch=self._batch_size if batched else None,
             images=images,
             seed=seed,
         )
         asked = "eot" in entry.model_fields_set and entry.eot > 1
         idle = asked and not stochastic and access in ("white-box", "transfer")
-        return AttackPlan(use, access, threat, model, seen, routes, rate, entry.goal, eot, idle, queries, stop, key)
+        return AttackPlan(
+            use, access, threat, model, seen, routes, rate, entry.goal, eot, idle, queries, stop, entry.precision, key
+        )
 
     def _cell(
         self,

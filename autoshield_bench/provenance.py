@@ -11,7 +11,7 @@ from typing import Any
 
 from autoshield_bench.results import CellRecord
 
-_SETTINGS = ("needs", "search", "randomness", "goal", "queries", "stop_on_success")
+_SETTINGS = ("needs", "search", "randomness", "goal", "queries", "stop_on_success", "precision")
 
 LONGEST_VALUE = 60
 """Characters of a parameter's value that are quoted."""

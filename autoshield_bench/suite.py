@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from autoshield_bench.contracts import Access, Goal, Norm, ThreatModel
+from autoshield_bench.contracts import Access, Goal, Norm, Precision, ThreatModel
 from autoshield_bench.plain_files import name_problem
 from autoshield_bench.toml_lines import shown
 
@@ -221,6 +221,10 @@ class AttackUse(_Labelled):
     stop_on_success: bool = False
     """True: the attack may leave an image alone once it has fallen; under white-box and black-box access alone, and
     never where a stage is stochastic."""
+
+    precision: Precision = "float32"
+    """``bf16``: gradients are taken through passes in bfloat16, which hardware that has it does faster. What is found
+    is scored in float32 all the same."""
 
     paths: Literal["declared", "all"] | None = None
     """``all``: under white-box access every gradient route through a chain, each survivor of one going to the next.

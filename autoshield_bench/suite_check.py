@@ -154,6 +154,10 @@ class _PluginCheck:
                     'a query budget belongs to black-box access; add access = ["black-box"] or drop queries',
                 )
             )
+        if entry.get("precision") == "bf16" and spec.needs != "gradients":
+            self._found.append(
+                Problem((*path, "precision"), f"attack {spec.name!r} takes no gradients; drop precision")
+            )
         elsewhere = [level for level in ("gray-box", "transfer") if level in access]
         if entry.get("stop_on_success") is True and elsewhere:
             self._found.append(

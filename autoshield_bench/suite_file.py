@@ -7,13 +7,14 @@ a higher floor, which adds its own ``Problem``s to the same document.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeGuard, get_args
+from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
-from autoshield_bench.contracts import ACCESS_LEVELS, NORMS, Goal, Kind, Norm
+from autoshield_bench.contracts import NORMS, Kind, Norm
 from autoshield_bench.errors import did_you_mean
 from autoshield_bench.suite import (
     CHAIN,
@@ -176,7 +177,6 @@ _EXAMPLES = {
     "eps": "eps = [0.1], in the units of the images",
     "access": 'access = ["gray-box", "white-box"], or one of them; attacks without gradients take "black-box" too',
 }
-_WORDS: dict[str, tuple[str, ...]] = {"access": ACCESS_LEVELS, "goal": get_args(Goal)}
 _EXPECTED = {
     "string_type": "a string; put it in quotes",
     "int_type": "a whole number; give one without quotes or a decimal point",
@@ -191,7 +191,6 @@ def _explain(path: KeyPath, detail: dict[str, Any]) -> str:
     """Return pydantic's finding in the words of this project."""
     value, context = detail["input"], detail.get("ctx", {})
     key = next((part for part in reversed(path) if isinstance(part, str)), "")
-    known = _WORDS.get(key, NORMS)
     match detail["type"]:
         case "value_error":
             message = str(context["error"])
@@ -200,6 +199,7 @@ def _explain(path: KeyPath, detail: dict[str, Any]) -> str:
         case "extra_forbidden":
             message = _unknown_key(path)
         case "literal_error":
+            known = re.findall(r"'([^']*)'", context["expected"])
             message = f"{shown(value)} is not known{did_you_mean(value if isinstance(value, str) else '', known)}"
         case "too_short":
             message = f"empty; add {_EXAMPLES.get(key, 'at least one')}"

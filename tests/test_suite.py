@@ -261,6 +261,7 @@ ONE_MISTAKE = [
     ('"autoencoder"', '"chain"\nstages = [' + '{use="x"},' * 9 + "]", "19: defenses[1].stages: 9 are too many"),
     (PGD, 'use = "pgd"', "25: attacks[1].access: missing; add access ="),
     (PGD, 'use = "pgd"\naccess = []', "27: attacks[1].access: empty; add access ="),
+    (PGD, PGD + '\npaths = "every"', '28: attacks[1].paths: "every" is not known; known: all, declared'),
     (PGD, 'use = "pgd"\naccess = ["grey-box"]', '27: attacks[1].access[0]: "grey-box" is not known; did you me'),
     (PGD, PGD + '\nacess = ["gray-box"]', '28: attacks[1].acess: unknown key; did you mean "access"?'),
     (PGD, PGD + "\nimages = 0", "28: attacks[1].images: 0 is too small; give at least 1"),

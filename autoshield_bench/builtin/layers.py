@@ -46,7 +46,7 @@ def _grey(layer: nn.Conv2d | nn.ConvTranspose2d, channels: int, x: Tensor) -> bo
 
 def _windows_summed(values: Tensor, layer: nn.Conv2d | nn.ConvTranspose2d, size: tuple[int, int]) -> Tensor:
     """Return the transposed convolution ``[N, 1, *size]`` of ``[N, channels, h, w]`` with the layer's weights."""
-    weight = layer.weight.flatten(1)
+    weight = layer.weight.flatten(1).to(values.dtype)  # autocast hands on what it computed in bfloat16
     rows = values.permute(0, 2, 3, 1).flatten(1, 2)
     windows = (rows @ weight).transpose(1, 2)
     assert not isinstance(layer.padding, str)
@@ -80,4 +80,5 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         layer = ctx.layer
-        return functional.conv2d(gradient, layer.weight, None, layer.stride, layer.padding), None
+        weight = layer.weight.to(gradient.dtype)
+        return functional.conv2d(gradient, weight, None, layer.stride, layer.padding), None

@@ -15,6 +15,7 @@ Needs = Literal["gradients", "scores", "labels"]
 Search = Literal["fixed-budget", "minimum-norm"]
 Randomness = Literal["rng", "global", "irreproducible"]
 Goal = Literal["untargeted", "targeted"]
+Precision = Literal["float32", "bf16"]
 Kind = Literal["attack", "defense", "metric", "dataset", "model"]
 
 NORMS: tuple[Norm, ...] = ("linf", "l2")

@@ -8,6 +8,7 @@ is enforced by a label.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from autoshield_bench.contracts import (
     LossGradient,
     Needs,
     Norm,
+    Precision,
     TargetOutput,
     ThreatModel,
 )
@@ -71,9 +73,17 @@ class GradientTarget(_PipelineTarget):
     """A target with gradients; see ``contracts.Target``."""
 
     def __init__(
-        self, pipeline: Pipeline, rng: ImageRandom, *, classes: int, eot: int, detector_aware: bool = False
+        self,
+        pipeline: Pipeline,
+        rng: ImageRandom,
+        *,
+        classes: int,
+        eot: int,
+        detector_aware: bool = False,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__(pipeline, rng, classes=classes, draws=eot)
+        self._low = precision == "bf16"
         self._detects = detector_aware and bool(pipeline.thresholds)
 
     @property
@@ -151,7 +161,10 @@ class GradientTarget(_PipelineTarget):
         return gradient
 
     def _once(self, x: Tensor, rng: ImageRandom) -> TargetOutput:
-        output = self._pipeline(x, rng, detect=self._detects)
+        # Passes that no gradient is asked of tell whether a point is adversarial: in float32, as the scoring will.
+        low = self._low and x.requires_grad and torch.is_grad_enabled()
+        with torch.autocast(x.device.type, torch.bfloat16) if low else contextlib.nullcontext():
+            output = self._pipeline(x, rng, detect=self._detects)
         excess = self._pipeline.excess(output.anomaly) if self._detects else None
         return TargetOutput(output.logits, output.purified, excess)
 
@@ -223,12 +236,15 @@ def target_for(
     threat: ThreatModel,
     targets: Tensor | None = None,
     queries: int | None = None,
+    precision: Precision = "float32",
 ) -> GradientTarget | QueryTarget:
     """Return what an attack of this spec is handed at this access level. Raises AccessError where they do not fit."""
     if spec.needs == "gradients":
         if access == "black-box":
             raise AccessError(f"attack {spec.name!r} needs gradients, which black-box access does not give")
-        return GradientTarget(pipeline, rng, classes=classes, eot=eot, detector_aware=spec.detector_aware)
+        return GradientTarget(
+            pipeline, rng, classes=classes, eot=eot, detector_aware=spec.detector_aware, precision=precision
+        )
     log = QueryLog(images, labels, threat, targets=targets, budget=queries, nearest=spec.search == "minimum-norm")
     return QueryTarget(pipeline, rng, classes=classes, needs=spec.needs, log=log)
 

@@ -175,6 +175,7 @@ class Crafting:
             rng.child("target"),
             classes=self._classes,
             eot=attack.eot,
+            precision=attack.precision,
             images=images,
             labels=labels,
             threat=self._threat,

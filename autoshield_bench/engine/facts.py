@@ -65,6 +65,7 @@ def facts(
             "goal": cell.attack.goal,
             "queries": cell.attack.queries,
             "stop_on_success": cell.attack.stop_on_success,
+            "precision": cell.attack.precision,
             **({"eot_not_applicable": True} if cell.attack.eot_idle else {}),
             "made_on": {"model": cell.attack.model.key, "stages": [stage.key for stage in cell.attack.seen]},
         }

@@ -157,7 +157,7 @@ class Pipeline:
         return torch.stack(above).amax(0)
 
     def _classify(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(x)
+        logits: Tensor = _in_full(self.classifier(x), x)
         self._count("classifier", logits, len(x))
         return logits
 
@@ -171,6 +171,7 @@ class Pipeline:
             purified = _against_declaration(stage, x, rng)
         else:
             purified = stage.defense.purify(x, rng)
+        purified = _in_full(purified, x)
         if torch.is_grad_enabled():
             check_shape(purified, x, stage.component)  # in every step of an attack: what costs nothing
         else:
@@ -185,6 +186,13 @@ class Pipeline:
             output.register_hook(  # type: ignore[no-untyped-call]
                 lambda _gradient: self.counter.backward(component, images)
             )
+
+
+def _in_full(output: Tensor, x: Tensor) -> Tensor:
+    """Return what came out of networks that autocast runs in bfloat16, in the precision of what went in."""
+    if torch.is_autocast_enabled(x.device.type) and isinstance(output, Tensor):
+        return output.to(x.dtype)
+    return output
 
 
 def _against_declaration(stage: FittedStage, x: Tensor, rng: ImageRandom) -> Tensor:
