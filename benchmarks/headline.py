@@ -1,0 +1,353 @@
+"""The headline suite beside the same work scripted by hand: a plain PyTorch loop for training, ART for the table.
+
+``python benchmarks/headline.py`` runs, in turn and in processes of their own,
+
+- the training of the suite's three networks by ``aubench run``, and by a loop of the same recipe;
+- attacks and scoring by ``aubench run`` on those networks, and the same table with ART: gray-box examples crafted once,
+  the same metrics on the same pairs, by NumPy, scikit-image and lpips;
+- ``aubench run`` again, with nothing left to do.
+
+``--quick`` sees on small images that everything runs. Needs ART: ``pip install . ./plugins/aubench-art``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+SUITE = Path(__file__).parent.parent / "suites" / "mnist.toml"
+EPS, STEPS = 0.2, 40
+WHITE, PERCEPTUAL = 1000, 500
+
+
+def aubench(directory: Path, suite: Path, *options: str) -> tuple[float, float]:
+    """Run a suite in a directory of its own; return seconds, and the peak of memory in GiB."""
+    command = [sys.executable, "-P", "-m", "autoshield_bench", "run", str(suite), "--jobs", "1", "--quiet"]
+    environment = {**os.environ, "AUBENCH_CACHE": str(directory / "cache")}
+    before = time.perf_counter()
+    with subprocess.Popen(
+        [*command, "--results-dir", str(directory / "results"), *options],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        said = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(said)
+    return time.perf_counter() - before, usage.ru_maxrss / 2**20
+
+
+def records(directory: Path) -> dict[str, dict[str, Any]]:
+    """Return what was recorded, by defense and attack, such as ``none/pgd-gray-box``."""
+    found = {}
+    for path in (directory / "results").glob("*/cells/*/*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found[f"{path.parent.name}/{path.stem.rpartition('-')[0]}"] = record
+    return found
+
+
+def training_seconds(directory: Path) -> float:
+    """Return what training took, by the journal."""
+    lines = [
+        json.loads(line)
+        for path in (directory / "results").glob("*/journal/*.jsonl")
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    return sum(line["seconds"] for line in lines if line.get("stage") in ("train", "fit"))
+
+
+def by_hand(task: str, directory: Path, dataset: str) -> Any:
+    """Run a task of this script in another process, and return its answer."""
+    command = [sys.executable, "-P", __file__, "--task", task, "--directory", str(directory), "--dataset", dataset]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# By hand ----------------------------------------------------------------------------------------------------------
+
+
+def images_of(dataset: str, part: str) -> tuple[Any, Any]:
+    """Return images ``[N, 1, H, W]`` in [0, 1] and labels, as tensors."""
+    import torch
+
+    from autoshield_bench import places
+    from autoshield_bench.builtin.datasets.digits import Digits
+    from autoshield_bench.builtin.datasets.mnist import Mnist
+
+    split = {"digits": Digits, "mnist": Mnist}[dataset]().load(part, places.data_dir())
+    images = torch.from_numpy(split.images)
+    return (images if images.is_floating_point() else images.float() / 255), torch.from_numpy(split.labels).long()
+
+
+def in_torch(network: Any) -> Any:
+    """Return a network of torch's own layers, as somebody else would have written it."""
+    from torch import nn
+
+    for module in list(network.modules()):
+        for name, layer in list(module.named_children()):
+            kinds = [kind for kind in (nn.Conv2d, nn.ConvTranspose2d) if isinstance(layer, kind)]
+            if kinds and type(layer) is not kinds[0]:
+                args = layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding
+                plain = kinds[0](*args)
+                plain.load_state_dict(layer.state_dict())
+                setattr(module, name, plain)
+    return network
+
+
+def classifier(image: Any) -> Any:
+    """Return the untrained classifier of the suite."""
+    from autoshield_bench.builtin.models.networks import small_cnn
+
+    return in_torch(small_cnn(*image.shape, 10, 24))
+
+
+def purifier() -> Any:
+    """Return the untrained autoencoder of the suite."""
+    from autoshield_bench.builtin.defenses.networks import build
+
+    return in_torch(build("conv", 1, 32))
+
+
+def training(_directory: Path, dataset: str) -> dict[str, float]:
+    """Train the three networks in a plain loop; return seconds and what they reach on test images."""
+    import torch
+    from torch.nn import functional
+
+    from autoshield_bench.builtin.defenses.noise import corrupt
+
+    epochs = json.loads(os.environ["EPOCHS"])
+    images, labels = images_of(dataset, "train")
+    images, labels = images[: len(images) * 11 // 12], labels[: len(labels) * 11 // 12]
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    before = time.perf_counter()
+
+    def train(network: Any, count: int, rate: float, decay: float, loss_of: Callable[[Any], Any]) -> Any:
+        network.train()
+        optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
+        steps = count * -(-len(images) // 128)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.2)
+        for _epoch in range(count):
+            for rows in torch.randperm(len(images), generator=generator).split(128):
+                loss = loss_of(rows)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+        return network.eval()
+
+    model = classifier(images[0])
+    train(model, epochs[0], 2e-3, 0.05, lambda rows: functional.cross_entropy(model(images[rows]), labels[rows]))
+
+    def fitted(upstream: Callable[[Any], Any]) -> Any:
+        network = purifier()
+
+        def loss_of(rows: Any) -> Any:
+            clean = images[rows]
+            with torch.no_grad():
+                noisy = upstream(corrupt(clean, "smooth-sign", 0.1, 0.45, generator))
+            return functional.binary_cross_entropy_with_logits(network.logits(noisy), clean)
+
+        return train(network, epochs[1], 3e-3, 0.0, loss_of)
+
+    first = fitted(lambda x: x)
+    second = fitted(first)
+    seconds = time.perf_counter() - before
+    shown, truth = images_of(dataset, "test")
+    reached = {"seconds": seconds}
+    with torch.no_grad():
+        for name, stages in (("none", ()), ("autoencoder", (first,)), ("stacked-autoencoder", (first, second))):
+            x = shown
+            for stage in stages:
+                x = stage(x)
+            reached[f"{name}/clean"] = float((model(x).argmax(1) == truth).float().mean())
+    return reached
+
+
+def distances(one: Any, other: Any) -> dict[str, float]:
+    """Return the means of the suite's metrics of pairs of images; LPIPS where its weights are at hand."""
+    import numpy as np
+    import torch
+    from skimage.metrics import structural_similarity
+
+    from autoshield_bench.builtin.metrics.perceptual import Lpips
+
+    difference = (one - other).reshape(len(one), -1)
+    squares = (difference.astype(np.float64) ** 2).mean(1)
+    with np.errstate(divide="ignore"):
+        found = {"mse": squares, "psnr": -10 * np.log10(squares)}
+    found["linf"], found["l2"] = np.abs(difference).max(1), np.linalg.norm(difference, axis=1)
+    found["ssim"] = np.array(
+        [structural_similarity(a[0], b[0], data_range=1.0) for a, b in zip(one, other, strict=True)]
+    )
+    lpips = Lpips()
+    if lpips.unavailable() is None:
+        pair = [torch.from_numpy(own[:PERCEPTUAL]) for own in (one, other)]
+        found["lpips"] = lpips.per_image(*pair).values.numpy()
+    return {name: float(values.mean()) for name, values in found.items()}
+
+
+def with_art(directory: Path, dataset: str) -> dict[str, Any]:
+    """Make the table with ART; return the accuracies."""
+    import numpy as np
+    import torch
+    from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescentPyTorch
+    from art.estimators.classification import PyTorchClassifier
+    from safetensors.torch import load_file
+    from torch import nn
+
+    images, labels = images_of(dataset, "test")
+    facts = records(directory)["stacked-autoencoder/clean"]["facts"]
+    keys = [facts["model"]["key"], *[stage["key"] for stage in facts["defense"]]]
+    networks = [classifier(images[0]), purifier(), purifier()]
+    for network, key in zip(networks, keys, strict=True):
+        (path,) = (directory / "cache").glob(f"*/*/{key}/*.safetensors")
+        network.load_state_dict({name: value for name, value in load_file(path).items() if name != "channels"})
+        network.eval()
+    model, *stages = networks
+    clean, truth = images.numpy(), labels.numpy()
+
+    def estimator(*parts: Any) -> Any:
+        return PyTorchClassifier(
+            nn.Sequential(*copy.deepcopy(parts)).eval(),
+            loss=nn.CrossEntropyLoss(),
+            input_shape=tuple(images.shape[1:]),
+            nb_classes=10,
+            clip_values=(0.0, 1.0),
+        )
+
+    def attacks(target: Any) -> Iterator[tuple[str, Any]]:
+        yield "fgsm", FastGradientMethod(target, eps=EPS, batch_size=250)
+        yield (
+            "pgd",
+            ProjectedGradientDescentPyTorch(
+                target,
+                eps=EPS,
+                eps_step=2.5 * EPS / STEPS,
+                max_iter=STEPS,
+                num_random_init=1,
+                batch_size=250,
+                verbose=False,
+            ),
+        )
+
+    def purified(x: Any, parts: Any) -> Any:
+        with torch.no_grad():
+            for part in parts:
+                x = np.concatenate([part(torch.from_numpy(rows)).numpy() for rows in np.array_split(x, 40)])
+        return x
+
+    bare = estimator(model)
+    gray = {name: attack.generate(clean, truth) for name, attack in attacks(bare)}
+    between = {name: distances(clean, own) for name, own in gray.items()}
+    table: dict[str, Any] = {}
+    pipelines = {"none": stages[:0], "autoencoder": stages[:1], "stacked-autoencoder": stages}
+    for defense, parts in pipelines.items():
+        whole = estimator(*parts, model)
+        few, few_labels = clean[:WHITE], truth[:WHITE]
+        white = {name: attack.generate(few, few_labels) for name, attack in attacks(whole)}
+        scored = {"clean": (clean, truth, None)}
+        scored |= {f"{name}-gray-box": (own, truth, between[name]) for name, own in gray.items()}
+        scored |= {f"{name}-white-box": (own, few_labels, distances(few, own)) for name, own in white.items()}
+        right = None
+        for name, (x, wanted, moved) in scored.items():
+            hit = whole.predict(x, batch_size=250).argmax(1) == wanted
+            right = hit if right is None else right
+            base = clean[: len(x)]
+            table[f"{defense}/{name}"] = {
+                "accuracy": float(hit.mean()),
+                "attack-success": float((right[: len(x)] & ~hit).sum() / right[: len(x)].sum()),
+                "clean-adversarial": moved,
+                "clean-purified": distances(base, purified(x, parts)) if parts else None,
+            }
+    return {name: own["accuracy"] for name, own in table.items()}
+
+
+# The whole --------------------------------------------------------------------------------------------------------
+
+
+def measured(scratch: Path, suite: Path, dataset: str, rounds: int) -> str:
+    """Return the report of so many rounds."""
+    times: dict[str, list[tuple[float, float]]] = {"training": [], "attacks and scoring": []}
+    cold, warm, peak = [], [], 0.0
+    for number in range(rounds):
+        trained = scratch / f"trained-{number}"
+        aubench(trained, suite, "--only", "*/clean/*")
+        loop = by_hand("training", scratch, dataset)
+        times["training"].append((training_seconds(trained), loop.pop("seconds")))
+        ours = scratch / f"run-{number}"
+        # Networks and nothing else.
+        for stage in ("train", "fit"):
+            shutil.copytree(trained / "cache" / stage, ours / "cache" / stage)
+        seconds, memory = aubench(ours, suite)
+        peak = max(peak, memory)
+        before = time.perf_counter()
+        art = by_hand("art", ours, dataset)
+        times["attacks and scoring"].append((seconds, time.perf_counter() - before))
+        cold.append(times["training"][-1][0] + seconds)
+        warm.append(aubench(ours, suite)[0])
+        found = records(ours)
+    rows = []
+    for what, pairs in times.items():
+        own, other = (statistics.median(side) for side in zip(*pairs, strict=True))
+        ratio = statistics.median(two / one for one, two in pairs)
+        rows.append([what, f"{own:.1f}", f"{other:.1f}", f"{ratio:.2f}"])
+    rows.append(["all, from nothing", f"{statistics.median(cold):.1f}", "", ""])
+    rows.append(["again, nothing left to do", f"{statistics.median(warm):.2f}", "", ""])
+    lines = [
+        tabulate(rows, ["what", "aubench, s", "by hand, s", "ratio"], tablefmt="github", disable_numparse=True),
+        "",
+        f"medians of {rounds} rounds; peak memory of attacks and scoring {peak:.2f} GiB",
+        "",
+    ]
+    accuracies = []
+    for name, accuracy in sorted(art.items()):
+        own = found[name]["metrics"]["accuracy"]["pairs"]["predictions"]
+        by_loop = f"{loop[name]:.4f}" if name in loop else ""
+        accuracies.append([name, str(own["n"]), f"{own['value']:.4f}", f"{accuracy:.4f}", by_loop])
+    headers = ["accuracy", "n", "aubench", "ART, same networks", "networks of the loop"]
+    lines.append(tabulate(accuracies, headers, tablefmt="github", disable_numparse=True))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, or do one task by hand."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="see that everything runs; the figures mean nothing")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--task", choices=["training", "art"], help=argparse.SUPPRESS)
+    parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--dataset", default="mnist", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.task:
+        answer = {"training": training, "art": with_art}[options.task](options.directory, options.dataset)
+        print(json.dumps(answer))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        suite, dataset, epochs = SUITE, "mnist", [5, 2]
+        if options.quick:
+            suite, dataset = Path(name) / "headline.toml", "digits"
+            suite.write_text(SUITE.read_text(encoding="utf-8").replace('"mnist"', '"digits"'), encoding="utf-8")
+        os.environ["EPOCHS"] = json.dumps(epochs)
+        print(measured(Path(name), suite, dataset, options.rounds))
+
+
+if __name__ == "__main__":
+    main()
