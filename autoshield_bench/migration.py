@@ -129,6 +129,17 @@ def _env_2(old: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def read_plan_file(path: Path) -> dict[str, Any]:
+    """Return a plan in the current version, whose suite is the one that its hash is of.
+
+    Raises NewerSchemaError where the file is newer than this program, StoreError where it cannot be trusted.
+    """
+    value = PLAN.read(path)
+    if value.get("suite_sha256") != content_key(value.get("suite")):
+        raise StoreError(f"{path}: suite_sha256 is not that of the suite beside it; run the suite again")
+    return value
+
+
 CELL = Schema("aubench.cell", (_cell_2,), sealed_since=2)
 EVIDENCE = Schema("aubench.evidence", (_evidence_2,), sealed_since=2)
 PLAN = Schema("aubench.plan", (_plan_2,))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from autoshield_bench.errors import StoreError
-from autoshield_bench.migration import CELL, PLAN
+from autoshield_bench.migration import CELL, PLAN, read_plan_file
 from autoshield_bench.numeric import short_class
 from autoshield_bench.outcomes import Detection, Outcomes, expect
 from autoshield_bench.plain_files import component, expect_names, refuse_odd_entries
@@ -267,7 +267,7 @@ def load_results(directory: Path) -> ResultSet:
     refuse_odd_entries(directory)
     if not plan_path.exists():
         raise StoreError(f"{directory}: no plan.json, so no results; name a directory that `aubench run` wrote")
-    plan = PLAN.read(plan_path)
+    plan = read_plan_file(plan_path)
     records: list[CellRecord] = []
     missing: list[CellId] = []
     damaged: list[str] = []
@@ -307,7 +307,7 @@ def load_results(directory: Path) -> ResultSet:
     others: list[str] = []
     for path in sorted((directory / "plans").glob("*.json")):
         try:
-            others.append(str(PLAN.read(path).get("numeric_class", "")))
+            others.append(str(read_plan_file(path).get("numeric_class", "")))
         except StoreError as error:
             damaged.append(str(error))
     own = str(plan.get("numeric_class", ""))

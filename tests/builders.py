@@ -129,7 +129,6 @@ def write_results(directory: Path, results: ResultSet, **plan_fields: Any) -> No
     plan = {
         "schema": PLAN_SCHEMA,
         "suite": dict(results.suite),
-        "suite_sha256": content_key(dict(results.suite)),
         "data": None,
         "harness": {},
         "numeric_class": "",
@@ -139,6 +138,7 @@ def write_results(directory: Path, results: ResultSet, **plan_fields: Any) -> No
         "evidence": {"level": results.evidence_level, "records": judged},
         **plan_fields,
     }
+    plan = {"suite_sha256": content_key(plan["suite"]), **plan}
     write_json(directory / "plan.json", plan)
     for found in results.evidence:
         write_evidence(directory, found)

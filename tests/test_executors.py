@@ -307,6 +307,22 @@ def test_a_job_under_way_can_be_stopped(workers, heard: Heard) -> None:
     assert settle(own)[2].reply == "2"
 
 
+def test_deaf_workers_are_given_one_while_together(workers, heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "PATIENCE", 1.0)
+    executor = workers(capacity=4)
+    for _ in range(4):
+        executor.submit(job("stubborn"))
+    until = time.monotonic() + 60
+    while sum("deaf" in value for _, value in heard) < 4 and time.monotonic() < until:
+        executor.wait(0.2)
+    processes = [value["here"] for _, value in heard if "here" in value]
+    before = time.monotonic()
+    executor.close()
+    assert time.monotonic() - before < 3
+    assert len(processes) == 4
+    assert all(gone(process) for process in processes)
+
+
 def test_workers_that_cannot_start_are_given_up(workers) -> None:
     own = workers(answer="no_such_module:answer")
     own.submit(job("double", number=1))

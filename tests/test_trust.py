@@ -187,6 +187,15 @@ def test_a_plan_that_names_files_elsewhere_is_refused(results, tmp_path, name, f
     assert str(results / "plan.json") in str(caught.value)
 
 
+def test_a_plan_whose_suite_was_changed_by_hand_is_refused(results):
+    plan = read_json(results / "plan.json")
+    load_results(results)
+    plan["suite"]["seeds"] = [1]
+    (results / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    with pytest.raises(StoreError, match=r"plan\.json: suite_sha256 is not that of the suite beside it"):
+        load_results(results)
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -50,7 +50,8 @@ class Bench:
 
     def __init__(self, plan: Plan, loaded: LoadedSuite, options: RunOptions) -> None:
         self.plan = plan
-        self._directory = results_directory(plan, options)
+        # Absolute: a plugin may be in another directory when something is to be written.
+        self._directory = results_directory(plan, options).absolute()
         self._teller = _Teller()
         self._journal = Journal(self._directory)
         self._settings = contextlib.ExitStack()
@@ -61,7 +62,7 @@ class Bench:
         self._data = Data(dataset, plan.data_dir)
         self._workshop = Workshop(
             registry=loaded.registry,
-            store=ArtifactStore(options.cache_dir or places.cache_dir()),
+            store=ArtifactStore((options.cache_dir or places.cache_dir()).absolute()),
             data=self._data,
             device=plan.device,
             batch_size=batch_size,

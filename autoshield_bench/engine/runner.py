@@ -26,7 +26,7 @@ from autoshield_bench.engine.needs import needs
 from autoshield_bench.engine.options import RunOptions, plan_for, results_directory
 from autoshield_bench.engine.progress import Progress, Silence
 from autoshield_bench.errors import StoreError, UsageError
-from autoshield_bench.migration import PLAN
+from autoshield_bench.migration import read_plan_file
 from autoshield_bench.plain_files import read_plain, refuse_odd_entries
 from autoshield_bench.plan import Cell, EvidencePlan, Plan
 from autoshield_bench.registry import speaking_for
@@ -249,7 +249,7 @@ def _sound(path: Path, own: EvidencePlan) -> bool:
 def _write_plan(directory: Path, plan: Plan) -> None:
     path, value = directory / "plan.json", plan.to_json()
     try:
-        before = PLAN.read(path)
+        before = read_plan_file(path)
         if before == value:
             return
         other = str(before.get("numeric_class", ""))

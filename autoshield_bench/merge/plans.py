@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autoshield_bench.errors import StoreError, UsageError
-from autoshield_bench.migration import PLAN
+from autoshield_bench.migration import read_plan_file
 from autoshield_bench.outcomes import expect
 from autoshield_bench.results import CellId
 from autoshield_bench.store import content_key
@@ -44,7 +44,7 @@ class PlanFile:
 
 def read_plan(path: Path) -> PlanFile:
     """Read one plan. Raises StoreError naming the file, NewerSchemaError where it is too new."""
-    value = {"data": None, **PLAN.read(path)}
+    value = {"data": None, **read_plan_file(path)}
     try:
         cells = tuple((str(entry["key"]), CellId.from_json(entry["cell"])) for entry in value["cells"])
         judged = tuple(

@@ -119,8 +119,9 @@ class Local:
         workers, self._workers = self._workers, []
         for worker in workers:
             worker.terminate()
+        until = time.monotonic() + PATIENCE  # for all of them together
         for worker in workers:
-            worker.kill()
+            worker.kill(until - time.monotonic())
 
     # -- workers -------------------------------------------------------------------------------------------------
 
@@ -332,10 +333,10 @@ class _Worker:
         """Ask the process and all that it started to end."""
         self._signal(signal.SIGTERM)
 
-    def kill(self) -> None:
-        """End them, after a while in which they may do so themselves."""
+    def kill(self, patience: float = PATIENCE) -> None:
+        """End them, after so many seconds in which they may do so themselves."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.0 if self._stopped_since is not None else PATIENCE)
+            self._process.wait(0.0 if self._stopped_since is not None else max(patience, 0.0))
         self._signal(signal.SIGKILL)
         self._process.wait()
         self.keep_output()
