@@ -7,7 +7,6 @@ The clock may jump as it likes: durations come from another one, and the name of
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import re
@@ -63,19 +62,3 @@ def read_events(directory: Path) -> Iterator[dict[str, Any]]:
         for event in json_lines(path):
             if isinstance(event, dict):
                 yield event
-
-
-def read_rates(directory: Path) -> dict[str, float]:
-    """Return the seconds per image-pass of earlier work by stage, from a results directory's journals (medians)."""
-    from statistics import median
-
-    seen: dict[str, list[float]] = {}
-    for event in read_events(directory):
-        try:
-            stage, passes, seconds = str(event["stage"]), int(event["passes"]), float(event["seconds"])
-            whole = event["ok"] is True
-        except (ValueError, KeyError, TypeError, ArithmeticError):
-            continue
-        if whole and passes > 0 and math.isfinite(seconds) and seconds >= 0:
-            seen.setdefault(stage, []).append(seconds / passes)
-    return {stage: median(rates) for stage, rates in seen.items()}
