@@ -48,6 +48,14 @@ class Ball:
         else:
             self.low, self.high = zero.to(centre), one.to(centre)
 
+    def select(self, rows: Tensor) -> Ball:
+        """Return the balls around the images at ``rows`` (indices or a mask) of this one's batch."""
+        chosen = Ball.__new__(Ball)
+        chosen.centre, chosen.threat = self.centre[rows], self.threat
+        whole = self.threat.norm != "linf"
+        chosen.low, chosen.high = (own if whole else own[rows] for own in (self.low, self.high))
+        return chosen
+
     def project(self, x: Tensor) -> Tensor:
         """Return the nearest point of the ball for L-infinity; for L2, first onto the sphere, then into [0, 1].
 

@@ -5,6 +5,10 @@ one process per competitor, each started as its users start it. The processes th
 that whatever else the machine does meets them all. It prints medians, ratios of the rounds, and the robust accuracy,
 so that no one is fast by being weak. ``--quick`` sees only that everything runs.
 
+Other libraries are given the network in torch's own layers, as their users write it, and for FGSM and PGD once more in
+the layers of this package's small classifier, which make them faster too. The loop has the latter: what it is ahead by
+is what the harness costs.
+
 Needs foolbox, torchattacks and adversarial-robustness-toolbox: `pip install . ./plugins/*/`.
 """
 
@@ -28,14 +32,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 EPS = 0.2
-COMPETITORS = {"aubench": None, "foolbox": "foolbox", "torchattacks": "torchattacks", "art": "art", "loop": None}
-ATTACKS = ("fgsm", "pgd", "apgd", "square", "pgd, fallen images leave")
+LIBRARIES = ("foolbox", "torchattacks", "art")
+OURS = ", our layers"
+COMPETITORS = ("aubench", *LIBRARIES, *(name + OURS for name in LIBRARIES), "loop")
+VARIANTS = ("pgd, gradients in bf16", "pgd, fallen images leave")
+"""Of PGD in this package; compared with the others' PGD."""
+ATTACKS = ("fgsm", "pgd", "apgd", "square", *VARIANTS)
 
 
 class Case:
     """The network, the images and the settings that all competitors share."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, ours: bool = True) -> None:
         from safetensors.torch import load_file
 
         from autoshield_bench.builtin.models.networks import small_cnn
@@ -45,6 +53,9 @@ class Case:
         self.images, self.labels = tensors.pop("images"), tensors.pop("labels")
         channels, height, width = self.images.shape[1:]
         self.network = small_cnn(channels, height, width, 10, 24).to(memory_format=torch.channels_last)
+        if not ours:
+            self.network = nn.Sequential(*[layer_of_torch(layer) for layer in self.network])
+            self.network.to(memory_format=torch.channels_last)
         self.network.load_state_dict(tensors)
         self.network.eval().requires_grad_(requires_grad=False)
         self.steps, self.queries = self.settings["steps"], self.settings["queries"]
@@ -71,7 +82,7 @@ def of_aubench(case: Case) -> dict[str, Run]:
     from autoshield_bench.builtin.attacks.fgsm import FGSM
     from autoshield_bench.builtin.attacks.pgd import PGD
     from autoshield_bench.builtin.attacks.square import Square
-    from autoshield_bench.contracts import Attack, AttackRequest, ThreatModel
+    from autoshield_bench.contracts import Attack, AttackRequest, Precision, ThreatModel
     from autoshield_bench.engine.access import GradientTarget
     from autoshield_bench.engine.guard import check_adversarial
     from autoshield_bench.engine.pipeline import PassCounter, Pipeline
@@ -79,11 +90,11 @@ def of_aubench(case: Case) -> dict[str, Run]:
 
     threat = ThreatModel(norm="linf", eps=EPS)
 
-    def run(attack: Attack, *, stop: bool = False) -> Run:
+    def run(attack: Attack, *, stop: bool = False, precision: Precision = "float32") -> Run:
         def attacked(images: Tensor, labels: Tensor) -> Tensor:
             rng = ImageRandom(0, range(len(images)))
             pipeline = Pipeline(case.network, (), PassCounter())
-            target = GradientTarget(pipeline, rng.child("target"), classes=10, eot=1)
+            target = GradientTarget(pipeline, rng.child("target"), classes=10, eot=1, precision=precision)
             request = AttackRequest(
                 images=images.clone(), labels=labels, threat=threat, target=target, rng=rng, stop_on_success=stop
             )
@@ -96,7 +107,8 @@ def of_aubench(case: Case) -> dict[str, Run]:
         "pgd": run(PGD(steps=case.steps)),
         "apgd": run(APGD(steps=case.steps)),
         "square": run(Square(queries=case.queries), stop=True),
-        "pgd, fallen images leave": run(PGD(steps=case.steps), stop=True),
+        VARIANTS[0]: run(PGD(steps=case.steps), precision="bf16"),
+        VARIANTS[1]: run(PGD(steps=case.steps), stop=True),
     }
 
 
@@ -191,9 +203,12 @@ def of_loop(case: Case) -> dict[str, Run]:
 def serve(name: str, directory: Path) -> None:
     """Run what the parent asks for, one attack per line; answer with seconds and robust accuracy."""
     torch.manual_seed(0)
-    case = Case(directory)
+    library = name.removesuffix(OURS)
+    case = Case(directory, ours=library not in LIBRARIES or name.endswith(OURS))
     torch.set_num_threads(case.settings["threads"])
-    own = globals()[f"of_{name}"](case)
+    own = globals()[f"of_{library}"](case)
+    if name.endswith(OURS):
+        own = {attack: own[attack] for attack in ("fgsm", "pgd")}
     out, sys.stdout = sys.stdout, sys.stderr
     for line in itertools.chain([""], sys.stdin):
         attack, answer = line.strip(), list(own)
@@ -291,7 +306,7 @@ def limits(case: Case) -> tuple[float, float, float]:
     long, copied = torch.rand(64 * 2**20), torch.empty(64 * 2**20)
     bandwidth = 2 * long.numel() * 4 / median(lambda: copied.copy_(long)) / 1e9
     # Counted on torch's own layers, forward and the gradient of the images: what the mathematics asks for.
-    plain = nn.Sequential(*[layer_of_torch(layer) for layer in case.network]).requires_grad_(requires_grad=False)
+    plain = case.network
     x = case.images[:10].clone().requires_grad_()
     with FlopCounterMode(display=False) as counter:
         functional.cross_entropy(plain(x), case.labels[:10], reduction="sum").backward()
@@ -311,7 +326,7 @@ def report(competitors: dict[str, Competitor], case: Case) -> str:
     rate, bandwidth, flops = limits(case)
     rows = []
     for attack in ATTACKS:
-        compared = "pgd" if attack not in {"fgsm", "pgd", "apgd", "square"} else attack
+        compared = "pgd" if attack in VARIANTS else attack
         steps = len(case.images) * work.get(compared, case.steps)
         for name, other in competitors.items():
             known = attack if name == "aubench" else compared
@@ -344,7 +359,7 @@ def main() -> None:
     if options.serve:
         serve(options.serve, options.case)
         return
-    missing = [name for name in COMPETITORS.values() if name and importlib.util.find_spec(name) is None]
+    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise SystemExit(f"not installed: {', '.join(missing)}; pip install . ./plugins/*/")
     settings = {"threads": options.threads, "rounds": options.rounds, "images": 500, "steps": 40, "queries": 300}
@@ -363,7 +378,7 @@ def main() -> None:
                         competitor.run(attack, count=number > 0)
         for competitor in competitors.values():
             competitor.close()
-        print(report(competitors, Case(directory)))
+        print(report(competitors, Case(directory, ours=False)))
 
 
 if __name__ == "__main__":

@@ -187,3 +187,13 @@ def test_a_threat_model_refuses_a_radius_that_is_none(eps: float) -> None:
 def test_a_threat_model_refuses_an_unknown_norm() -> None:
     with pytest.raises(ValueError, match="l3"):
         ThreatModel(norm="l3", eps=0.1)  # type: ignore[arg-type]
+
+
+@both_norms
+def test_some_of_the_balls_are_the_balls_of_some(norm: Norm) -> None:
+    centre, points = random_points((6, 1, 4, 4), 3)
+    whole = ball(centre, norm, 0.3)
+    for rows in (torch.tensor([4, 1]), torch.tensor([True, False, False, True, True, False]), torch.tensor([]).long()):
+        chosen = whole.select(rows)
+        assert torch.equal(chosen.project(points[rows]), whole.project(points)[rows])
+        assert torch.equal(chosen.project(points[rows]), ball(centre[rows], norm, 0.3).project(points[rows]))

@@ -12,7 +12,9 @@ from torch.nn import functional
 from autoshield_bench.builtin.defenses.networks import build
 from autoshield_bench.builtin.layers import InputConvolution, OutputConvolution
 from autoshield_bench.builtin.models.networks import small_cnn
+from autoshield_bench.contracts import Recipe
 from autoshield_bench.engine.lean import lean
+from autoshield_bench.engine.training import train_classifier
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 both_layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels-last"])
@@ -66,6 +68,22 @@ def test_the_small_classifier_computes_the_same_bits_in_training_mode_too() -> N
         ours = gradient(arranged, x)
         assert torch.equal(ours[0], theirs[0])
         assert torch.equal(ours[1], theirs[1])
+
+
+def test_training_leads_to_the_same_weights() -> None:
+    torch.manual_seed(0)
+    images, labels = torch.rand(300, 1, 28, 28), torch.randint(0, 10, (300,))
+    recipe = Recipe(epochs=2, batch_size=64, learning_rate=2e-3, weight_decay=0.05)
+    first = small_cnn(1, 28, 28, 10, 8)
+    ours, theirs = copy.deepcopy(first), copy.deepcopy(first)
+    theirs[3].register_forward_hook(lambda *_: None)  # watched: nothing is rearranged
+    assert str(lean(ours)) != str(lean(theirs))
+    for network in (ours, theirs):
+        torch.manual_seed(1)
+        train_classifier(network, images, labels, recipe, torch.Generator().manual_seed(2), "cpu", lambda *_: None)
+    for name, weight in ours.state_dict().items():
+        assert torch.equal(weight, theirs.state_dict()[name])
+        assert not torch.equal(weight, first.state_dict()[name])
 
 
 def test_layers_are_shared_and_watched_ones_stay() -> None:

@@ -145,6 +145,24 @@ def test_an_attack_without_gradients_has_no_use_for_it(tmp_path: Path) -> None:
         go(tmp_path, ['use = "pgd"\naccess = "white-box"\nprecision = "half"'])
 
 
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("stride", [1, 2, (3, 1)])
+def test_windows_are_summed_by_a_convolution_as_well(kernel: int, stride: int | tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    for padding in range((kernel + 1) // 2):
+        for extra in (0, 1) if stride == 2 else (0,):
+            layer = nn.ConvTranspose2d(3, 1, kernel, stride, padding, extra).to(torch.bfloat16)
+            layer.requires_grad_(requires_grad=False)
+            ours = OutputConvolution(3, 1, kernel, stride, padding, extra).to(torch.bfloat16)
+            ours.load_state_dict(layer.state_dict())
+            ours.requires_grad_(requires_grad=False)
+            x = torch.rand(2, 3, 6, 5).to(torch.bfloat16)
+            exact = layer.float()(x.float())
+            found = ours(x)
+            assert found.shape == exact.shape
+            torch.testing.assert_close(found.float(), exact, rtol=0.02, atol=0.02)
+
+
 def test_layers_of_grey_images_pass_bfloat16_on() -> None:
     torch.manual_seed(0)
     ends = (InputConvolution(1, 8, 3, 2, 1), nn.Tanh(), OutputConvolution(8, 1, 4, 2, 1), nn.Sigmoid())

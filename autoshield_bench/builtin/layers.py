@@ -46,11 +46,44 @@ def _grey(layer: nn.Conv2d | nn.ConvTranspose2d, channels: int, x: Tensor) -> bo
 
 def _windows_summed(values: Tensor, layer: nn.Conv2d | nn.ConvTranspose2d, size: tuple[int, int]) -> Tensor:
     """Return the transposed convolution ``[N, 1, *size]`` of ``[N, channels, h, w]`` with the layer's weights."""
-    weight = layer.weight.flatten(1).to(values.dtype)  # autocast hands on what it computed in bfloat16
-    rows = values.permute(0, 2, 3, 1).flatten(1, 2)
-    windows = (rows @ weight).transpose(1, 2)
     assert not isinstance(layer.padding, str)
+    if values.dtype == torch.bfloat16:
+        return _interleaved(values, layer, size)
+    rows = values.permute(0, 2, 3, 1).flatten(1, 2)
+    windows = (rows @ layer.weight.flatten(1)).transpose(1, 2)
     return functional.fold(windows, size, layer.kernel_size, padding=layer.padding, stride=layer.stride)
+
+
+def _interleaved(values: Tensor, layer: nn.Conv2d | nn.ConvTranspose2d, size: tuple[int, int]) -> Tensor:
+    """Return the same by one convolution, which bfloat16 hardware does five times as fast as it sums windows.
+
+    Pixels of the image that lie ``stride`` apart see the same part of the kernel: each such class of pixels is one
+    channel of an image that is ``stride`` times smaller.
+    """
+    axes = list(zip(layer.kernel_size, layer.stride, layer.padding, values.shape[2:], size, strict=True))
+    taps, edges, counts = zip(*(_taps(*axis) for axis in axes), strict=True)  # type: ignore[arg-type]
+    width = layer.kernel_size[1]
+    # Behind the kernel stands a zero, for the places that no part of it reaches.
+    none = layer.kernel_size[0] * width
+    down, across = (torch.tensor(own, device=values.device) for own in taps)
+    places = down[:, None, :, None] * width + across[None, :, None, :]
+    places = torch.where((down[:, None, :, None] < 0) | (across[None, :, None, :] < 0), none, places)
+    kernel = functional.pad(layer.weight.flatten(1), (0, 1))[:, places.flatten(0, 1)].transpose(0, 1)
+    parts = functional.conv2d(functional.pad(values, (*edges[1], *edges[0])), kernel.to(values.dtype))
+    rows, columns = layer.stride
+    parts = parts.reshape(len(values), rows, columns, *counts).permute(0, 3, 1, 4, 2)
+    image = parts.reshape(len(values), 1, counts[0] * rows, counts[1] * columns)
+    return image[..., : size[0], : size[1]]
+
+
+def _taps(kernel: int, stride: int, padding: int, had: int, size: int) -> tuple[list[list[int]], tuple[int, int], int]:
+    """Return for one axis, per class of pixels, the places in the kernel that meet neighbouring values, -1 for none;
+    the zeros that go before and behind the values; and the pixels of a class."""
+    first, last = -((kernel - 1 - padding) // stride), (stride - 1 + padding) // stride
+    places = [[own + padding - stride * away for away in range(first, last + 1)] for own in range(stride)]
+    count = -(-size // stride)
+    inside = [[place if 0 <= place < kernel else -1 for place in own] for own in places]
+    return inside, (-first, count + last - had), count
 
 
 class _Convolved(torch.autograd.Function):

@@ -16,7 +16,9 @@ from autoshield_bench.numeric import Device
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
 _LARGEST = 2**31 - 1
 _STEP = 64 * 2**20
-_SPINS = "1000"
+_SPINS = "5000"
+"""Beside nothing else a step takes 7 % less than with 1,000; beside a busy process 10 % more, and half of what it takes
+with the default."""
 
 
 def prepare_process() -> None:

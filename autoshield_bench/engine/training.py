@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoshield_bench.contracts import Recipe
+from autoshield_bench.engine.lean import lean
 from autoshield_bench.errors import CheckpointError
 
 
@@ -28,6 +29,7 @@ def train_classifier(
     Raises FloatingPointError where the loss is no longer finite.
     """
     network.to(device).to(memory_format=torch.channels_last).train()
+    arranged = lean(network)
     batches_per_epoch = -(-len(images) // recipe.batch_size)
     total = recipe.epochs * batches_per_epoch
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -37,7 +39,7 @@ def train_classifier(
         order = torch.randperm(len(images), generator=generator)
         for rows in torch.split(order, recipe.batch_size):
             batch = images[rows].to(device, memory_format=torch.channels_last)
-            loss = functional.cross_entropy(network(batch), labels[rows].to(device))
+            loss = functional.cross_entropy(arranged(batch), labels[rows].to(device))
             if not bool(torch.isfinite(loss)):
                 raise FloatingPointError(f"the training loss is {float(loss)} at step {done} of {total}")
             optimiser.zero_grad(set_to_none=True)

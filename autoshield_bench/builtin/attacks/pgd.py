@@ -73,12 +73,14 @@ class PGD(Attack):
         for restart in range(self.restarts):
             at_image = restart == 0 and not self.random_start
             start = request.images if at_image else ball.random_start(request.rng, "start", restart)
-            self._climb(request, best, start, alive, wanted)
+            self._climb(request, best, ball, start, alive, wanted)
             if request.stop_on_success:
                 alive = (~best.wrong).nonzero()[:, 0]
         return best.x
 
-    def _climb(self, request: AttackRequest, best: Best, start: Tensor, alive: Tensor, wanted: Tensor | None) -> None:
+    def _climb(
+        self, request: AttackRequest, best: Best, whole: Ball, start: Tensor, alive: Tensor, wanted: Tensor | None
+    ) -> None:
         """Take the steps of one run for the images at ``alive``; those that fall leave where the request permits."""
         import torch
 
@@ -87,9 +89,9 @@ class PGD(Attack):
             if step == 0 or (request.stop_on_success and bool(best.wrong[rows].any())):
                 kept = ~best.wrong[rows] if request.stop_on_success else torch.ones_like(rows, dtype=torch.bool)
                 rows, x = rows[kept], x[kept]
-                whole = len(rows) == len(best.x)
-                target = request.target if whole else request.target.select(rows)
-                ball = Ball(request.images[rows], request.threat)
+                everything = len(rows) == len(best.x)
+                target = request.target if everything else request.target.select(rows)
+                ball = whole if everything else whole.select(rows)
                 objective = self._objective(request.labels[rows], None if wanted is None else wanted[rows])
             if not len(rows) and len(best.x):
                 return

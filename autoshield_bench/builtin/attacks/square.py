@@ -137,11 +137,11 @@ class _Search:
     def __init__(self, request: AttackRequest) -> None:
         self.images, self.threat, self.rng = request.images, request.threat, request.rng
         self.channels, self.height, self.width = (int(size) for size in request.images.shape[1:])
-        self.ball = Ball(self.images, self.threat)
+        self._whole = self.ball = Ball(self.images, self.threat)
 
     def narrow(self, alive: Tensor) -> None:
         """Go on with these images alone."""
-        self.ball = Ball(self.images[alive], self.threat)
+        self.ball = self._whole.select(alive)
 
     def window(self, side: int, corners: Tensor) -> Tensor:
         """Return masks ``[N, 1, H, W]`` of squares whose corners are at two uniform numbers per image."""
