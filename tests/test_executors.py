@@ -234,6 +234,21 @@ def test_what_a_plugin_prints_is_kept_within_bounds(workers, tmp_path: Path) -> 
     assert 1 << 20 < log.stat().st_size <= local.LARGEST_LOG
 
 
+def test_logs_do_not_pile_up(workers, tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    for number in range(local.LOGS + 5):
+        path = logs / f"worker-1-{number}.log"
+        path.write_text("printed", encoding="utf-8")
+        os.utime(path, (number, number))
+    (logs / "vm-1-20261123T000000Z.jsonl").write_text("", encoding="utf-8")
+    workers()
+    assert {path.name for path in logs.iterdir()} == {
+        "vm-1-20261123T000000Z.jsonl",
+        *(f"worker-1-{number}.log" for number in range(5, local.LOGS + 5)),
+    }
+
+
 def test_the_end_of_the_log_comes_with_the_loss(workers) -> None:
     own = workers()
     own.submit(job("print_a_lot", megabytes=1))

@@ -558,6 +558,8 @@ def spoil(x, way):
             raise StoreError("my own cache is gone")
         case "exit":
             sys.exit(3)
+        case "memory":
+            raise MemoryError("no room for 10 GiB")
         case "nothing":
             return None
         case "shape":
@@ -669,6 +671,7 @@ ATTACKS = {
     "data-error": ["my own files are not there"],
     "store-error": ["my own cache is gone"],
     "exit": ["SystemExit: 3"],
+    "memory": ["MemoryError: no room for 10 GiB"],
     "nothing": ["NoneType"],
     "shape": [f"({LIMIT}, 1, 7, 8)", IMAGE],
     "fewer": [f"({LIMIT - 1}, 1, 8, 8)", IMAGE],
@@ -710,7 +713,7 @@ def test_an_attack_that_breaks_a_promise_fails_its_cells_with_the_numbers(rogue_
         error = error_of(results, f"*/{defense}/{way}/gray-box/*")
         for words in ATTACKS[way]:
             assert words in error
-        if way not in ("raise", "surrogate", "exit", *ERRORS_OF_THE_HOST):
+        if way not in ("raise", "surrogate", "exit", "memory", *ERRORS_OF_THE_HOST):
             assert f"'{way}' of in-process" in error
     assert {record.status for record in (*results.select("*/fgsm/*"), *results.select("*/clean/*"))} == {"ok"}
     assert len(results.select("*/fgsm/*")) == 4

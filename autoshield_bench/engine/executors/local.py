@@ -43,6 +43,9 @@ FALSE_STARTS = 3
 LARGEST_LOG = 8 * 2**20
 """Bytes of what a worker prints that are kept on disk."""
 
+LOGS = 20
+"""Logs of earlier workers that are kept, the newest."""
+
 _TAIL = 4000
 """Bytes of it that are shown when the worker is lost."""
 
@@ -79,6 +82,7 @@ class Local:
         self._tickets = 0
         self._started = 0
         self._false_starts = 0
+        _sweep(logs)
 
     def submit(self, job: str) -> int:
         """Hand the job to an idle worker, or to the next that becomes one."""
@@ -210,6 +214,13 @@ class Local:
             self._workers.remove(worker)
         worker.terminate()
         worker.kill()
+
+
+def _sweep(logs: Path) -> None:
+    """Remove what workers of long ago have printed."""
+    with contextlib.suppress(OSError):  # another's file stays
+        for old in sorted(logs.glob("worker-*.log"), key=lambda path: path.lstat().st_mtime)[:-LOGS]:
+            old.unlink()
 
 
 def _where_we_are() -> dict[str, str]:
