@@ -245,6 +245,7 @@ def test_evidence_is_taken_once_and_again_when_a_cell_or_the_level_changes(run_s
     assert [own.where.defense for own in only.judgements] == ["soften"]
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_verdicts(run_suite: Runner) -> None:
     one = run_suite(['use = "noise"'], [PGD])
     two = run_suite(['use = "noise"'], [PGD], force=True)
@@ -279,8 +280,8 @@ def test_a_detector_that_cries_wolf_is_caught(run_suite: Runner) -> None:
     ("flaw", "check", "words"),
     [
         ("noise", "randomness", "anomaly scores"),
-        ("company", "live", "anomaly scores"),
-        ("flat", "gradients", "moves and has no slope"),
+        pytest.param("company", "live", "anomaly scores", marks=pytest.mark.slow),
+        pytest.param("flat", "gradients", "moves and has no slope", marks=pytest.mark.slow),
     ],
 )
 def test_scores_are_held_to_what_logits_are(run_suite: Runner, flaw: str, check: str, words: str) -> None:

@@ -344,10 +344,11 @@ class _Worker:
         """Ask the process and all that it started to end."""
         self._signal(signal.SIGTERM)
 
-    def kill(self, patience: float = PATIENCE) -> None:
-        """End them, after so many seconds in which they may do so themselves."""
+    def kill(self, patience: float | None = None) -> None:
+        """End them, after so many seconds, ``PATIENCE`` where nothing is said, in which they may do so themselves."""
+        left = PATIENCE if patience is None else patience
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.0 if self._stopped_since is not None else max(patience, 0.0))
+            self._process.wait(0.0 if self._stopped_since is not None else max(left, 0.0))
         self._signal(signal.SIGKILL)
         self._process.wait()
         self.keep_output()
