@@ -1,14 +1,14 @@
-"""The headline suite beside the same work scripted by hand: a plain PyTorch loop for training, ART for the table.
+"""The headline suite beside the same work scripted by hand: a plain PyTorch loop, and tables with ART and torchattacks.
 
 ``python benchmarks/headline.py`` runs, in turn and in processes of their own,
 
 - the training of the suite's three networks by ``aubench run``, and by a loop of the same recipe;
-- attacks and scoring by ``aubench run`` on those networks, and the same table with ART: gray-box examples crafted once,
-  the same metrics on the same pairs, by NumPy, scikit-image and lpips;
+- attacks and scoring by ``aubench run`` on those networks, and the same table with the attacks of ART and of
+  torchattacks: gray-box examples crafted once, the same metrics on the same pairs, by NumPy, scikit-image and lpips;
 - the evidence that ``aubench run`` takes on top, which nothing by hand does;
 - ``aubench run`` again, with nothing left to do.
 
-``--quick`` sees on small images that everything runs. Needs ART: ``pip install . ./plugins/aubench-art``.
+``--quick`` sees on small images that everything runs. Needs both: ``pip install . ./plugins/*/``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 SUITE = Path(__file__).parent.parent / "suites" / "mnist.toml"
-EPS, STEPS = 0.2, 40
+EPS, STEPS, BATCH = 0.2, 40, 250
+LIBRARIES = ("art", "torchattacks")
 WHITE, PERCEPTUAL = 1000, 500
 
 
@@ -75,10 +76,11 @@ def training_seconds(directory: Path) -> float:
 
 
 def by_hand(task: str, directory: Path, dataset: str) -> Any:
-    """Run a task of this script in another process, and return its answer."""
+    """Run a task of this script in another process; return its answer, with the seconds that the process took."""
     command = [sys.executable, "-P", __file__, "--task", task, "--directory", str(directory), "--dataset", dataset]
+    before = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return {"seconds": time.perf_counter() - before} | json.loads(done.stdout.splitlines()[-1])
 
 
 # By hand ----------------------------------------------------------------------------------------------------------
@@ -205,17 +207,57 @@ def distances(one: Any, other: Any) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in found.items()}
 
 
-def with_art(directory: Path, dataset: str) -> dict[str, Any]:
-    """Make the table with ART; return the accuracies."""
-    import numpy as np
-    import torch
+Generate = Callable[[Any, Any], Any]
+"""Of images and labels, adversarial images; all arrays."""
+
+
+def attacks_of_art(network: Any, shape: tuple[int, ...]) -> dict[str, Generate]:
+    """Return FGSM and PGD as ART has them, for images ``[C, H, W]``."""
     from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescentPyTorch
     from art.estimators.classification import PyTorchClassifier
+    from torch import nn
+
+    estimator = PyTorchClassifier(
+        network, loss=nn.CrossEntropyLoss(), input_shape=shape, nb_classes=10, clip_values=(0.0, 1.0)
+    )
+    pgd = ProjectedGradientDescentPyTorch(
+        estimator,
+        eps=EPS,
+        eps_step=2.5 * EPS / STEPS,
+        max_iter=STEPS,
+        num_random_init=1,
+        batch_size=BATCH,
+        verbose=False,
+    )
+    return {"fgsm": FastGradientMethod(estimator, eps=EPS, batch_size=BATCH).generate, "pgd": pgd.generate}
+
+
+def attacks_of_torchattacks(network: Any, _shape: tuple[int, ...]) -> dict[str, Generate]:
+    """Return FGSM and PGD as torchattacks has them."""
+    import torch
+    import torchattacks
+
+    def generate(attack: Any) -> Generate:
+        def attacked(images: Any, labels: Any) -> Any:
+            rows = zip(torch.from_numpy(images).split(BATCH), torch.from_numpy(labels).split(BATCH), strict=True)
+            return torch.cat([attack(x, truth) for x, truth in rows]).numpy()
+
+        return attacked
+
+    pgd = torchattacks.PGD(network, eps=EPS, alpha=2.5 * EPS / STEPS, steps=STEPS)
+    return {"fgsm": generate(torchattacks.FGSM(network, eps=EPS)), "pgd": generate(pgd)}
+
+
+def table_by(library: str, directory: Path, dataset: str) -> dict[str, float]:
+    """Make the table with a library's attacks; return the accuracies."""
+    import numpy as np
+    import torch
     from safetensors.torch import load_file
     from torch import nn
 
     from autoshield_bench.engine.data import stratified_order
 
+    attacks = {"art": attacks_of_art, "torchattacks": attacks_of_torchattacks}[library]
     images, labels = images_of(dataset, "test")
     facts = records(directory)["stacked-autoencoder/clean"]["facts"]
     keys = [facts["model"]["key"], *[stage["key"] for stage in facts["defense"]]]
@@ -227,60 +269,36 @@ def with_art(directory: Path, dataset: str) -> dict[str, Any]:
     model, *stages = networks
     clean, truth = images.numpy(), labels.numpy()
 
-    def estimator(*parts: Any) -> Any:
-        return PyTorchClassifier(
-            nn.Sequential(*copy.deepcopy(parts)).eval(),
-            loss=nn.CrossEntropyLoss(),
-            input_shape=tuple(images.shape[1:]),
-            nb_classes=10,
-            clip_values=(0.0, 1.0),
-        )
-
-    def attacks(target: Any) -> Iterator[tuple[str, Any]]:
-        yield "fgsm", FastGradientMethod(target, eps=EPS, batch_size=250)
-        yield (
-            "pgd",
-            ProjectedGradientDescentPyTorch(
-                target,
-                eps=EPS,
-                eps_step=2.5 * EPS / STEPS,
-                max_iter=STEPS,
-                num_random_init=1,
-                batch_size=250,
-                verbose=False,
-            ),
-        )
-
-    def purified(x: Any, parts: Any) -> Any:
+    def through(parts: Any, x: Any) -> Any:
         with torch.no_grad():
             for part in parts:
-                x = np.concatenate([part(torch.from_numpy(rows)).numpy() for rows in np.array_split(x, 40)])
+                x = np.concatenate([part(rows).numpy() for rows in torch.from_numpy(x).split(BATCH)])
         return x
 
     # The same images as the suite's.
     subset = np.sort(stratified_order(truth, "test")[:WHITE])
     few, few_labels = clean[subset], truth[subset]
-    bare = estimator(model)
-    gray = {name: attack.generate(clean, truth) for name, attack in attacks(bare)}
+    shape = clean.shape[1:]
+    gray = {name: generate(clean, truth) for name, generate in attacks(copy.deepcopy(model), shape).items()}
     between = {name: distances(clean, own) for name, own in gray.items()}
     table: dict[str, Any] = {}
     pipelines = {"none": stages[:0], "autoencoder": stages[:1], "stacked-autoencoder": stages}
     for defense, parts in pipelines.items():
-        whole = estimator(*parts, model)
-        white = {name: attack.generate(few, few_labels) for name, attack in attacks(whole)}
+        whole = nn.Sequential(*copy.deepcopy([*parts, model])).eval()
+        white = {name: generate(few, few_labels) for name, generate in attacks(whole, shape).items()}
         scored = {"clean": (clean, truth, None)}
         scored |= {f"{name}-gray-box": (own, truth, between[name]) for name, own in gray.items()}
         scored |= {f"{name}-white-box": (own, few_labels, distances(few, own)) for name, own in white.items()}
         right = None
         for name, (x, wanted, moved) in scored.items():
-            hit = whole.predict(x, batch_size=250).argmax(1) == wanted
+            hit = through([whole], x).argmax(1) == wanted
             right = hit if right is None else right
             rows = subset if name.endswith("white-box") else slice(None)
             table[f"{defense}/{name}"] = {
                 "accuracy": float(hit.mean()),
                 "attack-success": float((right[rows] & ~hit).sum() / right[rows].sum()),
                 "clean-adversarial": moved,
-                "clean-purified": distances(clean[rows], purified(x, parts)) if parts else None,
+                "clean-purified": distances(clean[rows], through(parts, x)) if parts else None,
             }
     return {name: own["accuracy"] for name, own in table.items()}
 
@@ -290,13 +308,14 @@ def with_art(directory: Path, dataset: str) -> dict[str, Any]:
 
 def measured(scratch: Path, suite: Path, dataset: str, rounds: int) -> str:
     """Return the report of so many rounds."""
-    times: dict[str, list[tuple[float, float]]] = {"training": [], "attacks and scoring": []}
+    times: dict[tuple[str, str], list[tuple[float, float]]] = {}
     evidence, warm, peak, small = [], [], 0.0, 0.0
     for number in range(rounds):
         trained = scratch / f"trained-{number}"
         aubench(trained, suite, "--only", "*/clean/*")
-        loop = by_hand("training", scratch, dataset)
-        times["training"].append((training_seconds(trained), loop.pop("seconds")))
+        tables = {"loop": by_hand("training", scratch, dataset)}
+        both = training_seconds(trained), tables["loop"].pop("seconds")
+        times.setdefault(("training", "loop"), []).append(both)
         ours = scratch / f"run-{number}"
         tenth = scratch / f"tenth-{number}"
         for directory in (ours, tenth):
@@ -305,31 +324,33 @@ def measured(scratch: Path, suite: Path, dataset: str, rounds: int) -> str:
         small = max(small, aubench(tenth, suite, "--evidence", "off", "--limit", "1000")[1])
         seconds, memory = aubench(ours, suite, "--evidence", "off")
         peak = max(peak, memory)
-        before = time.perf_counter()
-        art = by_hand("art", ours, dataset)
-        times["attacks and scoring"].append((seconds, time.perf_counter() - before))
+        for library in LIBRARIES:
+            tables[library] = by_hand(library, ours, dataset)
+            both = seconds, tables[library].pop("seconds")
+            times.setdefault(("attacks and scoring", library), []).append(both)
         evidence.append(aubench(ours, suite)[0])
         warm.append(aubench(ours, suite)[0])
         found = records(ours)
     rows = []
-    for what, pairs in times.items():
+    for (what, by), pairs in times.items():
         own, other = (statistics.median(side) for side in zip(*pairs, strict=True))
         ratio = statistics.median(two / one for one, two in pairs)
-        rows.append([what, f"{own:.1f}", f"{other:.1f}", f"{ratio:.2f}"])
-    rows.append(["evidence on top", f"{statistics.median(evidence):.1f}", "", ""])
-    rows.append(["again, nothing left to do", f"{statistics.median(warm):.2f}", "", ""])
+        rows.append([what, f"{own:.1f}", by, f"{other:.1f}", f"{ratio:.2f}"])
+    rows.append(["evidence on top", f"{statistics.median(evidence):.1f}", "", "", ""])
+    rows.append(["again, nothing left to do", f"{statistics.median(warm):.2f}", "", "", ""])
+    headers = ["what", "aubench, s", "by hand", "s", "ratio"]
     lines = [
-        tabulate(rows, ["what", "aubench, s", "by hand, s", "ratio"], tablefmt="github", disable_numparse=True),
+        tabulate(rows, headers, tablefmt="github", disable_numparse=True),
         "",
         f"medians of {rounds} rounds; peak memory of attacks and scoring {peak:.2f} GiB, {small:.2f} on 1,000 images",
         "",
     ]
     accuracies = []
-    for name, accuracy in sorted(art.items()):
-        own = found[name]["metrics"]["accuracy"]["pairs"]["predictions"]
-        by_loop = f"{loop[name]:.4f}" if name in loop else ""
-        accuracies.append([name, str(own["n"]), f"{own['value']:.4f}", f"{accuracy:.4f}", by_loop])
-    headers = ["accuracy", "n", "aubench", "ART, same networks", "networks of the loop"]
+    for name, record in sorted(found.items()):
+        own = record["metrics"]["accuracy"]["pairs"]["predictions"]
+        others = [f"{table[name]:.4f}" if name in table else "" for table in tables.values()]
+        accuracies.append([name, str(own["n"]), f"{own['value']:.4f}", *others])
+    headers = ["accuracy", "n", "aubench", *tables]
     lines.append(tabulate(accuracies, headers, tablefmt="github", disable_numparse=True))
     return "\n".join(lines)
 
@@ -339,13 +360,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="see that everything runs; the figures mean nothing")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--task", choices=["training", "art"], help=argparse.SUPPRESS)
+    parser.add_argument("--task", choices=["training", *LIBRARIES], help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--dataset", default="mnist", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.task:
-        answer = {"training": training, "art": with_art}[options.task](options.directory, options.dataset)
-        print(json.dumps(answer))
+        where = options.directory, options.dataset
+        print(json.dumps(training(*where) if options.task == "training" else table_by(options.task, *where)))
         return
     with tempfile.TemporaryDirectory() as name:
         suite, dataset, epochs = SUITE, "mnist", [5, 2]

@@ -9,7 +9,9 @@ Other libraries are given the network in torch's own layers, as their users writ
 the layers of this package's small classifier, which make them faster too. The loop has the latter: what it is ahead by
 is what the harness costs.
 
-Needs foolbox, torchattacks and adversarial-robustness-toolbox: `pip install . ./plugins/*/`.
+Needs foolbox, torchattacks and adversarial-robustness-toolbox: ``pip install . ./plugins/*/``. adv-lib takes part where
+it is installed; what it requires builds only with an older setuptools (``PIP_CONSTRAINT`` naming a file that says
+``setuptools<81``).
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 EPS = 0.2
-LIBRARIES = ("foolbox", "torchattacks", "art")
+NEEDED = ("foolbox", "torchattacks", "art")
+LIBRARIES = (*NEEDED, *(["adv_lib"] if importlib.util.find_spec("adv_lib") else []))
 OURS = ", our layers"
 COMPETITORS = ("aubench", *LIBRARIES, *(name + OURS for name in LIBRARIES), "loop")
 VARIANTS = ("pgd, gradients in bf16", "pgd, fallen images leave")
@@ -181,6 +184,19 @@ def of_art(case: Case) -> dict[str, Run]:
     }
 
 
+def of_adv_lib(case: Case) -> dict[str, Run]:
+    """Return adv-lib's attacks; it has neither FGSM nor Square."""
+    from adv_lib.attacks import apgd, pgd_linf
+
+    def pgd(images: Tensor, labels: Tensor) -> Tensor:
+        return pgd_linf(case.network, images, labels, EPS, steps=case.steps, absolute_step_size=case.step_size)
+
+    def with_apgd(images: Tensor, labels: Tensor) -> Tensor:
+        return apgd(case.network, images, labels, EPS, float("inf"), n_iter=case.steps, loss_function="ce")
+
+    return {"pgd": pgd, "apgd": with_apgd}
+
+
 def of_loop(case: Case) -> dict[str, Run]:
     """Return the shortest loop that does the work: frozen weights, channels last, nothing kept but the last point."""
 
@@ -208,7 +224,7 @@ def serve(name: str, directory: Path) -> None:
     torch.set_num_threads(case.settings["threads"])
     own = globals()[f"of_{library}"](case)
     if name.endswith(OURS):
-        own = {attack: own[attack] for attack in ("fgsm", "pgd")}
+        own = {attack: own[attack] for attack in ("fgsm", "pgd") if attack in own}
     out, sys.stdout = sys.stdout, sys.stderr
     for line in itertools.chain([""], sys.stdin):
         attack, answer = line.strip(), list(own)
@@ -359,7 +375,7 @@ def main() -> None:
     if options.serve:
         serve(options.serve, options.case)
         return
-    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise SystemExit(f"not installed: {', '.join(missing)}; pip install . ./plugins/*/")
     settings = {"threads": options.threads, "rounds": options.rounds, "images": 500, "steps": 40, "queries": 300}
