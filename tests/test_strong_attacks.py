@@ -252,7 +252,8 @@ def test_ddn_finds_points_as_near_as_foolboxs_or_nearer(case: Case) -> None:
     theirs, _, success = attack(model, case.images, foolbox.criteria.Misclassification(case.labels), epsilons=None)
     assert bool(success.all())
     own, other = distance(found, case.images, "l2"), distance(theirs, case.images, "l2")
-    assert float((own / other).median()) <= 1.0
+    # Where both end at the same point they differ in the last bit.
+    assert float((own / other).median()) <= 1.0 + 1e-6
     assert float((own / other).max()) <= 1.05
 
 

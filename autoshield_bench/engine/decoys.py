@@ -22,7 +22,7 @@ def decoys(data: Data, images: Tensor, labels: Tensor, targets: Tensor | None) -
         true = labels[rows].cpu()[:, None]
         fits = pool_labels[None] != true if targets is None else pool_labels[None] == targets[rows].cpu()[:, None]
         away = torch.cdist(images[rows].flatten(1), pool.flatten(1))
-        nearest = away.where(fits.to(away.device), away.new_tensor(torch.inf)).min(1)
+        nearest = away.masked_fill(~fits.to(away.device), torch.inf).min(1)
         known = nearest.values.isfinite().view(-1, *[1] * (images.dim() - 1))
         found.append(torch.where(known, pool[nearest.indices], images[rows]))
     return torch.cat(found)

@@ -195,7 +195,8 @@ class _L2(_Search):
         down, across = self.height // side, self.width // side
         drawn = self.rng.uniform((self.channels, down, across), "grid").to(self.images)
         signs = (2 * (drawn < 0.5) - 1).to(self.images)
-        grid = signs.repeat_interleave(side, 2).repeat_interleave(side, 3) * _bump(side).repeat(down, across)
+        grid = signs.repeat_interleave(side, 2).repeat_interleave(side, 3)
+        grid = grid * _bump(side).to(self.images).repeat(down, across)
         offset = torch.zeros_like(self.images)
         top, left = (self.height - grid.shape[2]) // 2, (self.width - grid.shape[3]) // 2
         offset[:, :, top : top + grid.shape[2], left : left + grid.shape[3]] = grid
