@@ -173,7 +173,7 @@ def _interrupted(path: Path) -> Interrupted | None:
 def contents(root: Path) -> Contents:
     """Return what a cache holds. Changes nothing; a cache that is not there holds nothing."""
     runs = tuple(facts for path in _files(root / RUNS) if (facts := holder(path)) is not None)
-    aside = tuple(sorted(path for path in (root / SET_ASIDE).glob("*") if path.is_dir()))
+    aside = tuple(_folders(root / SET_ASIDE))
     interrupted = tuple(own for path in _files(root / UNFINISHED) if (own := _interrupted(path)) is not None)
     return Contents(entries=tuple(_entries(root)), runs=runs, interrupted=interrupted, aside=aside)
 
@@ -243,8 +243,8 @@ def size_of(directory: Path) -> int:
 
 
 def _entries(root: Path) -> Iterator[Entry]:
-    for directory in sorted(root.glob("*/[0-9a-f][0-9a-f]/*")):
-        if not _KEY.fullmatch(directory.name) or not directory.is_dir() or directory.is_symlink():
+    for directory in (key for stage in _folders(root) for prefix in _folders(stage) for key in _folders(prefix)):
+        if not _KEY.fullmatch(directory.name) or directory.parent.name != directory.name[:2]:
             continue
         manifest = directory / MANIFEST
         try:
@@ -265,7 +265,8 @@ def _tidy(root: Path) -> None:
     store = ArtifactStore(root)
     for directory in (root / LOCKS, root / RUNS):
         _forget_the_dead(directory)
-    sweep(root / UNFINISHED)
+    if not (root / UNFINISHED).is_symlink():
+        sweep(root / UNFINISHED)
     for path in _files(root / UNFINISHED):
         if _interrupted(path) is None:
             with contextlib.suppress(FileNotFoundError):
@@ -303,8 +304,17 @@ def _remove_tree(directory: Path) -> None:
 
 
 def _files(directory: Path) -> list[Path]:
+    return [path for path in _within(directory) if not path.is_dir() or path.is_symlink()]
+
+
+def _folders(directory: Path) -> list[Path]:
+    return [path for path in _within(directory) if path.is_dir() and not path.is_symlink()]
+
+
+def _within(directory: Path) -> list[Path]:
+    """Return what lies in a directory of the cache; nothing where that is a link, which may lead anywhere."""
     try:
-        return sorted(path for path in directory.iterdir() if not path.is_dir() or path.is_symlink())
+        return [] if directory.is_symlink() else sorted(directory.iterdir())
     except OSError:
         return []
 

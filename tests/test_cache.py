@@ -149,6 +149,27 @@ def test_what_was_set_aside_goes_before_anything_sound(root):
     assert contents(root).aside == ()
 
 
+@pytest.mark.parametrize(
+    "link", ["set-aside/x", "set-aside", "unfinished", "runs", "locks", "fit", "fit/ab", f"fit/ab/{'ab' * 32}"]
+)
+def test_no_link_leads_a_prune_out_of_the_cache(root, tmp_path_factory, link):
+    outside = tmp_path_factory.mktemp("outside")
+    for name in ("important", ".half.0123abcd.tmp", "manifest.json", "x/y/z", f"{'ab' * 32}/manifest.json"):
+        (outside / name).parent.mkdir(parents=True, exist_ok=True)
+        (outside / name).write_text("{}")
+    if link == "fit":
+        (outside / "ab").symlink_to(outside)
+    before = sorted(outside.rglob("*"))
+    (root / link).parent.mkdir(parents=True, exist_ok=True)
+    if (root / link).is_dir():
+        (root / link).rename(root / "elsewhere")
+    (root / link).symlink_to(outside)
+    verify(root)
+    assert prune(root, 0, abandon=True).left == 0
+    assert sorted(outside.rglob("*")) == before
+    assert there(root) == []
+
+
 def test_what_a_run_under_way_needs_is_never_pruned(root, capsys):
     with in_use(root, [("train", KEYS[0]), ("attack", "ff" * 32)]):
         code, out = run(capsys, "prune", "--keep", "0", "--cache-dir", str(root))
