@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import os
 import shutil
@@ -189,8 +190,7 @@ def distances(one: Any, other: Any) -> dict[str, float]:
     import numpy as np
     import torch
     from skimage.metrics import structural_similarity
-
-    from autoshield_bench.builtin.metrics.perceptual import Lpips
+    from torch.nn.functional import interpolate
 
     difference = (one - other).reshape(len(one), -1)
     squares = (difference.astype(np.float64) ** 2).mean(1)
@@ -200,11 +200,30 @@ def distances(one: Any, other: Any) -> dict[str, float]:
     found["ssim"] = np.array(
         [structural_similarity(a[0], b[0], data_range=1.0) for a, b in zip(one, other, strict=True)]
     )
-    lpips = Lpips()
-    if lpips.unavailable() is None:
-        pair = [torch.from_numpy(own[:PERCEPTUAL]) for own in (one, other)]
-        found["lpips"] = lpips.per_image(*pair).values.numpy()
+    network = perceptual()
+    if network is not None:
+        pairs = [torch.from_numpy(own[:PERCEPTUAL]).expand(-1, 3, -1, -1) for own in (one, other)]
+        batches = zip(*(interpolate(own, size=64, mode="bilinear").split(BATCH) for own in pairs), strict=True)
+        with torch.no_grad():
+            found["lpips"] = np.concatenate([network(*pair, normalize=True).numpy() for pair in batches])
     return {name: float(values.mean()) for name, values in found.items()}
+
+
+@functools.cache
+def perceptual() -> Any:
+    """Return the network of lpips as the package has it, with the suite's weights; None where they are not at hand."""
+    import lpips
+
+    from autoshield_bench.builtin.metrics import backbone_weights
+
+    weights = backbone_weights.BACKBONES["squeeze"]
+    path = backbone_weights.find(weights)
+    if path is None:
+        return None
+    features = backbone_weights.load_features(weights, path)
+    network = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False)
+    network.net.load_state_dict({name: features[name.partition(".")[2]] for name in network.net.state_dict()})
+    return network.eval().requires_grad_(requires_grad=False)
 
 
 Generate = Callable[[Any, Any], Any]

@@ -147,20 +147,23 @@ def test_an_attack_without_gradients_has_no_use_for_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("stride", [1, 2, (3, 1)])
-def test_windows_are_summed_by_a_convolution_as_well(kernel: int, stride: int | tuple[int, int]) -> None:
+@pytest.mark.parametrize(("precision", "close"), [(torch.bfloat16, 0.02), (torch.float32, 1e-5)])
+def test_a_grey_image_is_put_together_as_torch_does(
+    kernel: int, stride: int | tuple[int, int], precision: torch.dtype, close: float
+) -> None:
     torch.manual_seed(0)
     for padding in range((kernel + 1) // 2):
         for extra in (0, 1) if stride == 2 else (0,):
-            layer = nn.ConvTranspose2d(3, 1, kernel, stride, padding, extra).to(torch.bfloat16)
+            layer = nn.ConvTranspose2d(3, 1, kernel, stride, padding, extra).to(precision)
             layer.requires_grad_(requires_grad=False)
-            ours = OutputConvolution(3, 1, kernel, stride, padding, extra).to(torch.bfloat16)
+            ours = OutputConvolution(3, 1, kernel, stride, padding, extra).to(precision)
             ours.load_state_dict(layer.state_dict())
             ours.requires_grad_(requires_grad=False)
-            x = torch.rand(2, 3, 6, 5).to(torch.bfloat16)
+            x = torch.rand(2, 3, 6, 5).to(precision)
             exact = layer.float()(x.float())
             found = ours(x)
             assert found.shape == exact.shape
-            torch.testing.assert_close(found.float(), exact, rtol=0.02, atol=0.02)
+            torch.testing.assert_close(found.float(), exact, rtol=close, atol=close)
 
 
 def test_layers_of_grey_images_pass_bfloat16_on() -> None:

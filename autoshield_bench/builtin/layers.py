@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -45,45 +46,41 @@ def _grey(layer: nn.Conv2d | nn.ConvTranspose2d, channels: int, x: Tensor) -> bo
 
 
 def _windows_summed(values: Tensor, layer: nn.Conv2d | nn.ConvTranspose2d, size: tuple[int, int]) -> Tensor:
-    """Return the transposed convolution ``[N, 1, *size]`` of ``[N, channels, h, w]`` with the layer's weights."""
-    assert not isinstance(layer.padding, str)
-    if values.dtype == torch.bfloat16:
-        return _interleaved(values, layer, size)
-    rows = values.permute(0, 2, 3, 1).flatten(1, 2)
-    windows = (rows @ layer.weight.flatten(1)).transpose(1, 2)
-    return functional.fold(windows, size, layer.kernel_size, padding=layer.padding, stride=layer.stride)
+    """Return the transposed convolution ``[N, 1, *size]`` of ``[N, channels, h, w]`` with the layer's weights.
 
-
-def _interleaved(values: Tensor, layer: nn.Conv2d | nn.ConvTranspose2d, size: tuple[int, int]) -> Tensor:
-    """Return the same by one convolution, which bfloat16 hardware does five times as fast as it sums windows.
-
-    Pixels of the image that lie ``stride`` apart see the same part of the kernel: each such class of pixels is one
-    channel of an image that is ``stride`` times smaller.
+    A matrix product gives one plane of values for each place in the kernel. Pixels of the image that lie ``stride``
+    apart see the same places, so each such class of pixels is a sum of planes, shifted against each other; on a grid
+    with a border of zeros a shift in two dimensions is one along memory.
     """
-    axes = list(zip(layer.kernel_size, layer.stride, layer.padding, values.shape[2:], size, strict=True))
-    taps, edges, counts = zip(*(_taps(*axis) for axis in axes), strict=True)  # type: ignore[arg-type]
-    width = layer.kernel_size[1]
-    # Behind the kernel stands a zero, for the places that no part of it reaches.
-    none = layer.kernel_size[0] * width
-    down, across = (torch.tensor(own, device=values.device) for own in taps)
-    places = down[:, None, :, None] * width + across[None, :, None, :]
-    places = torch.where((down[:, None, :, None] < 0) | (across[None, :, None, :] < 0), none, places)
-    kernel = functional.pad(layer.weight.flatten(1), (0, 1))[:, places.flatten(0, 1)].transpose(0, 1)
-    parts = functional.conv2d(functional.pad(values, (*edges[1], *edges[0])), kernel.to(values.dtype))
-    rows, columns = layer.stride
-    parts = parts.reshape(len(values), rows, columns, *counts).permute(0, 3, 1, 4, 2)
-    image = parts.reshape(len(values), 1, counts[0] * rows, counts[1] * columns)
-    return image[..., : size[0], : size[1]]
+    axes = zip(layer.kernel_size, layer.stride, layer.padding, values.shape[2:], size, strict=True)
+    down, across = (_Axis(*axis) for axis in axes)  # type: ignore[arg-type]
+    grid = functional.pad(values.permute(0, 2, 3, 1), (0, 0, *across.border, *down.border))
+    count, height, width, channels = grid.shape
+    planes = layer.weight.flatten(1).T.to(grid.dtype) @ grid.reshape(-1, channels).T
+    # Sums of bfloat16 would lose what their terms had.
+    precision = torch.float32 if planes.dtype == torch.bfloat16 else planes.dtype
+    classes = torch.zeros(*layer.stride, planes.shape[1], dtype=precision, device=values.device)
+    for plane, ((row, lower), (column, further)) in zip(planes, itertools.product(down.taps, across.taps), strict=True):
+        shift = lower * width + further
+        into = classes[row, column]
+        into[max(shift, 0) : len(into) + min(shift, 0)] += plane[max(-shift, 0) : len(into) - max(shift, 0)]
+    parts = classes.view(*layer.stride, count, height, width)[..., down.inside, across.inside].permute(2, 3, 0, 4, 1)
+    return parts.reshape(count, 1, down.pixels, across.pixels)[..., : size[0], : size[1]]
 
 
-def _taps(kernel: int, stride: int, padding: int, had: int, size: int) -> tuple[list[list[int]], tuple[int, int], int]:
-    """Return for one axis, per class of pixels, the places in the kernel that meet neighbouring values, -1 for none;
-    the zeros that go before and behind the values; and the pixels of a class."""
-    first, last = -((kernel - 1 - padding) // stride), (stride - 1 + padding) // stride
-    places = [[own + padding - stride * away for away in range(first, last + 1)] for own in range(stride)]
-    count = -(-size // stride)
-    inside = [[place if 0 <= place < kernel else -1 for place in own] for own in places]
-    return inside, (-first, count + last - had), count
+class _Axis:
+    """One axis of a transposed convolution."""
+
+    def __init__(self, kernel: int, stride: int, padding: int, had: int, size: int) -> None:
+        classes = [(place - padding) % stride for place in range(kernel)]
+        self.taps = [(own, (place - padding - own) // stride) for place, own in enumerate(classes)]
+        """By place in the kernel: the class of pixels that sees it, and by how much its values are shifted there."""
+        shifts = [shift for _own, shift in self.taps]
+        count = -(-size // stride)
+        before = max(0, *shifts)
+        self.border = (before, max(0, count - had, *(count - shift - had for shift in shifts)))
+        self.inside = slice(before, before + count)
+        self.pixels = count * stride
 
 
 class _Convolved(torch.autograd.Function):
@@ -108,7 +105,7 @@ class _Spread(torch.autograd.Function):
             )
         ]
         image = _windows_summed(x, layer, (size[0], size[1]))
-        return image if layer.bias is None else image.add_(layer.bias)
+        return image if layer.bias is None else image + layer.bias
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

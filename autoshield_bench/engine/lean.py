@@ -14,8 +14,8 @@ def lean(network: nn.Module) -> nn.Module:
 
     In plain ``Sequential``s a ReLU before max-pooling is moved behind it, where it has a fraction of the values to look
     at: the largest value of a window is the same either way, and where none is positive both let no gradient through.
-    And the gradient that reaches pooling is brought into the layout of what was pooled, once, where it is small. Layers
-    that somebody watches with hooks stay where they are.
+    And the gradient that comes back to both is brought into the layout of what was pooled, once, where it is small.
+    Layers that somebody watches with hooks stay where they are.
     """
     if type(network) is not nn.Sequential or _watched(network):
         return network
@@ -28,8 +28,7 @@ def _arranged(layers: list[nn.Module]) -> Iterator[nn.Module]:
         layer = layers[position]
         following = layers[position + 1] if position + 1 < len(layers) else None
         if type(layer) is nn.ReLU and following is not None and _pools(following) and not _watched(layer):
-            yield _Pooling(following)
-            yield nn.ReLU()
+            yield _Pooling(nn.Sequential(following, nn.ReLU(inplace=True)))
             position += 2
         else:
             yield _Pooling(layer) if _pools(layer) else lean(layer)

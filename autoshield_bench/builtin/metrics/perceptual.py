@@ -122,4 +122,5 @@ def _network(backbone: str, path: Path, device: str) -> Any:
         network.net.load_state_dict({name: features[name.partition(".")[2]] for name in network.net.state_dict()})
     except (KeyError, RuntimeError) as error:
         raise Unavailable(f"{path}: does not fit the network {backbone}; replace or remove it") from error
-    return network.requires_grad_(False).eval().to(device)
+    # Half the time of torch's default layout, and the same distances but for the last bits.
+    return network.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
