@@ -295,6 +295,9 @@ def _remove_artifact(directory: Path) -> None:
 
 
 def _remove_tree(directory: Path) -> None:
+    if directory.is_symlink():
+        effects.remove(directory)  # the link alone: what it names is not ours
+        return
     for path in sorted(directory.iterdir()):
         if path.is_dir() and not path.is_symlink():
             _remove_tree(path)

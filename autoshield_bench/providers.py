@@ -185,7 +185,11 @@ def _file_hash(file: str | None, _manifest: object) -> str:
 
 def describe(error: BaseException) -> str:
     """Return an error as one line, with its type unless it speaks for itself."""
-    text = " ".join(str(error).split())[:400]
+    try:
+        said = str(error)
+    except Exception:  # its own code, and as likely to fail
+        said = "its message cannot be read"
+    text = " ".join(said.split())[:400]
     return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
 
 

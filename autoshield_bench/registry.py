@@ -139,7 +139,9 @@ class Registry:
             try:
                 with contextlib.redirect_stdout(sys.stderr):
                     plugins.extend(_specs_of(provider, manager, problems))
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 problems.append(Problem(provider.distribution, provider.entry_point, describe(error)))
             loadings.append(
                 Loading(
@@ -223,9 +225,9 @@ class Registry:
         hints = parameter_types(factory)
         try:
             return factory(**{key: converted(hints[key], value) for key, value in params.items()})
-        except ParameterError:
+        except (ParameterError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
             raise PluginError(f"{plugin.kind} {plugin.name!r} of {plugin.distribution}: {describe(error)}") from error
 
     def filled_params(self, plugin: Plugin, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -335,7 +337,9 @@ def _load_factory(factory: str, kind: Kind, who: str) -> type:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise PluginError(f"{who}: {module_name} cannot be imported: {describe(error)}") from error
     made = getattr(module, class_name, None)
     if made is None:
@@ -355,5 +359,7 @@ def speaking_for(plugin: Plugin) -> Iterator[None]:
         yield
     except AubenchError:
         raise
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise PluginError(f"{plugin.kind} {plugin.name!r} of {plugin.distribution}: {describe(error)}") from error

@@ -146,6 +146,8 @@ class CellRecord:
         fields["metrics"] = {name: MetricResult.from_json(metric) for name, metric in fields["metrics"].items()}
         expect(fields, {"key": str, "score_key": str, "status": str, "strong": bool, "facts": dict, "env": str})
         expect(fields, {"error": str | None, "numeric_class": str, "samples": str})
+        if fields["env"]:
+            expect_names(fields, ("env",))
         for counts in (counts for stage in fields["passes"].values() for counts in stage.values()):
             expect(counts, dict.fromkeys(counts, int))
         fields["outcomes"] = Outcomes.from_json(fields["outcomes"]) if fields["outcomes"] else None

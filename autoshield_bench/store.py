@@ -148,6 +148,8 @@ def sweep(directory: Path) -> int:
     Symbolic links are not followed. What cannot be removed stays, since it does no harm.
     """
     removed = 0
+    if directory.is_symlink():
+        return 0
     for folder, _folders, files in os.walk(directory):
         for name in files:
             if _TEMPORARY.fullmatch(name):
@@ -289,6 +291,8 @@ class ArtifactStore:
             "facts": dict(facts),
         }
         with self.locked(key):
+            if directory.is_symlink():
+                raise WriteError(f"{directory}: a symbolic link, which has no place in a cache; remove it")
             sweep(directory)
             write_bytes(directory / TENSORS, data)
             write_json(directory / MANIFEST, manifest)

@@ -44,8 +44,13 @@ class NamedPlugin:
     params: dict[str, Any]
 
 
+@dataclass(frozen=True)
 class SuiteDocument(TomlDocument):
     """A suite as written: read it, ask for its problems, then for the suite."""
+
+    def __post_init__(self) -> None:
+        # As every file of results has them: what is computed, hashed and read back is then one suite.
+        object.__setattr__(self, "data", _at_ten_digits(self.data))
 
     def suite(self) -> Suite:
         """Return the suite. Raises SuiteError with every structural problem."""
@@ -185,6 +190,14 @@ _EXPECTED = {
     "dict_type": "a table; write { key = value }",
     "model_type": "a table; write it as one, with keys of its own",
 }
+
+
+def _at_ten_digits(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.10g}")
+    if isinstance(value, dict):
+        return {key: _at_ten_digits(item) for key, item in value.items()}
+    return [_at_ten_digits(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _explain(path: KeyPath, detail: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from autoshield_bench.cli.cache import size_option, size_text
 from autoshield_bench.cli.main import main
 from autoshield_bench.errors import WriteError
 from autoshield_bench.locks import exclude
-from autoshield_bench.store import ArtifactStore
+from autoshield_bench.store import ArtifactStore, write_json
 
 KEYS = [f"{number:02x}" * 32 for number in range(4)]
 SIZE = 10_000
@@ -168,6 +168,24 @@ def test_no_link_leads_a_prune_out_of_the_cache(root, tmp_path_factory, link):
     assert prune(root, 0, abandon=True).left == 0
     assert sorted(outside.rglob("*")) == before
     assert there(root) == []
+
+
+def test_nothing_is_published_through_a_link(root, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / ".half.0123abcd.tmp").write_text("{}")
+    directory = ArtifactStore(root).directory("fit", "ab" * 32)
+    directory.parent.mkdir(parents=True)
+    directory.symlink_to(outside)
+    with pytest.raises(WriteError, match="a symbolic link"):
+        ArtifactStore(root).publish("fit", "ab" * 32, b"x", {})
+    assert [own.name for own in outside.iterdir()] == [".half.0123abcd.tmp"]
+
+
+def test_a_day_that_no_calendar_knows_is_no_traceback(root, tmp_path, capsys):
+    write_json(root / "unfinished" / "x.json", {"results": str(tmp_path), "began": 1e300, "keys": [KEYS[0]]})
+    code, out = run(capsys, "info", "--cache-dir", str(root))
+    assert code == 0
+    assert "an unknown day" in out
 
 
 def test_what_a_run_under_way_needs_is_never_pruned(root, capsys):

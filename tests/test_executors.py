@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -286,6 +287,25 @@ def test_what_is_written_into_the_pipe_of_answers_does_no_lasting_harm(workers) 
     assert set(settle(own)) == {first}
     last = own.submit(job("double", number=4))
     assert settle(own)[last].reply == "8"
+
+
+@pytest.mark.parametrize("brackets", [False, True])
+def test_a_flood_of_answers_is_stopped_at_the_time_limit(workers, brackets: bool) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after(workers, job("flood", brackets=brackets), time_limit=2)[1].status == "late"
+    # In units of 1,024 bytes on Linux: what nobody signed is not kept.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+def test_a_job_larger_than_a_pipe_holds_nobody_up(workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "STOPPED", 1.0)
+    own = workers()
+    first = own.submit(job("process"))
+    os.kill(int(settle(own)[first].reply), signal.SIGSTOP)
+    ticket = own.submit(job("echo", text="x" * 300_000))
+    assert settle(own)[ticket].status == "lost"
+    ticket = own.submit(job("echo", text="x" * 300_000))
+    assert settle(own)[ticket].reply == "x" * 300_000
 
 
 def test_forged_answers_are_told_from_a_workers_own(workers, heard: Heard) -> None:

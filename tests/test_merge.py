@@ -432,6 +432,30 @@ def test_where_to_write_is_checked_before_anything_is_written(tmp_path):
     assert aubench("merge", *both, "--into", tmp_path / "empty").code == 0
 
 
+@pytest.mark.parametrize("into", [(), ("--into", "merged")], ids=["in place", "into another"])
+def test_a_link_anywhere_is_refused_before_anything_is_written(tmp_path, into):
+    directory(tmp_path / "a", clean())
+    directory(tmp_path / "b", attacked())
+    (tmp_path / "a" / "extra").symlink_to("/etc")
+    before = everything(tmp_path / "b"), sorted(own.name for own in (tmp_path / "a").rglob("*") if own.is_file())
+    done = aubench(
+        "merge", tmp_path / "a", tmp_path / "b", *[str(tmp_path / "merged") if own == "merged" else own for own in into]
+    )
+    assert (done.code, len(done.err.splitlines())) == (3, 1)
+    after = everything(tmp_path / "b"), sorted(own.name for own in (tmp_path / "a").rglob("*") if own.is_file())
+    assert after == before
+    assert not (tmp_path / "merged").exists()
+
+
+def test_links_in_a_circle_are_no_place_for_results(tmp_path):
+    directory(tmp_path / "a", clean())
+    directory(tmp_path / "b", attacked())
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    done = aubench("merge", tmp_path / "a", tmp_path / "b", "--into", tmp_path / "one")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+
+
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
 def test_no_link_and_no_pipe_is_followed(tmp_path, kind):
     for name in ("a", "b"):

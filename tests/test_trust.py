@@ -14,8 +14,8 @@ from builders import cell, evidence, record, result_set, write_results
 
 from autoshield_bench.errors import StoreError, SuiteError
 from autoshield_bench.plain_files import LONGEST_NAME, name_problem, read_plain
-from autoshield_bench.results import CellId, cell_path, load_results, samples_path
-from autoshield_bench.store import content_key, read_json
+from autoshield_bench.results import CellId, cell_path, load_results, read_record, samples_path
+from autoshield_bench.store import content_key, read_json, write_sealed
 from autoshield_bench.strict_json import MAX_DEPTH, parse_json
 from autoshield_bench.suite_file import SuiteDocument
 from autoshield_bench.verdicts import EvidenceId, evidence_path
@@ -92,6 +92,14 @@ def test_a_directory_in_the_results_that_leads_elsewhere_is_refused(results, tmp
     (results / "cells").symlink_to(tmp_path / "cells")
     with pytest.raises(StoreError, match="symbolic link"):
         load_results(results)
+
+
+def test_a_machine_record_outside_the_results_is_none_of_theirs(results):
+    path = place(results, "cells/none/clean-{key}.json")
+    write_sealed(path, {**record(cell("none"), [1, 2]).to_json(), "env": "../../secret"})
+    with pytest.raises(StoreError, match="leads out of its directory") as caught:
+        read_record(path)
+    assert str(path) in str(caught.value)
 
 
 def test_results_may_be_named_through_a_link(results, tmp_path):

@@ -89,6 +89,16 @@ def write_into_every_descriptor(_tell):
     return "true"
 
 
+def flood(_tell, brackets):
+    """Write into the descriptors of pipes for ever."""
+    pipes = [number for number in range(3, 40) if Path(f"/proc/self/fd/{number}").is_fifo()]
+    text = b"[" * 100_000 + b"\n" if brackets else b"x" * 1_000_000
+    while True:
+        for number in pipes:
+            with contextlib.suppress(OSError):
+                os.write(number, text)
+
+
 def forge(_tell):
     """Write into every descriptor what a worker might write, and leave a line unfinished."""
     for number in range(3, 64):

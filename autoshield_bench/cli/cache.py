@@ -150,7 +150,10 @@ def _root(arguments: argparse.Namespace) -> Path:
 
 
 def _day(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+    try:
+        return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "an unknown day"
 
 
 def _visible(line: str) -> str:

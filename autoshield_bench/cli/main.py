@@ -8,10 +8,12 @@ Ctrl-C and SIGTERM.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 from autoshield_bench.cli import cache, canaries, compare, data, export, merge, new, plan, plugins, run, show, suites
@@ -40,7 +42,7 @@ environment:
 """
 
 
-class _Terminated(BaseException):
+class _Terminated(KeyboardInterrupt):
     """SIGTERM arrived."""
 
 
@@ -61,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    _mend_streams()
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -72,12 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AubenchError as error:
         _complain(str(error))
         return error.exit_code
-    except KeyboardInterrupt:
-        _complain("interrupted; finished cells stay, and the same command goes on from there")
-        return 130
     except _Terminated:
         _complain("terminated; finished cells stay, and the same command goes on from there")
         return 143
+    except KeyboardInterrupt:
+        _complain("interrupted; finished cells stay, and the same command goes on from there")
+        return 130
     except BrokenPipeError:
         # Whoever read the output has gone; keep the interpreter from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -88,9 +91,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _mend_streams() -> None:
+    """Make standard output and error such that writing to them raises nothing but what the disk or the reader says."""
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:  # closed by whoever started us; a file of ours must not take its number
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
 def _complain(*lines: str) -> None:
-    for line in lines:
-        sys.stderr.write(f"error: {visible(line)}\n")
+    with contextlib.suppress(OSError):  # nobody hears it: the exit code still says it
+        for line in lines:
+            sys.stderr.write(f"error: {visible(line)}\n")
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

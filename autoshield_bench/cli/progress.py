@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from autoshield_bench.cli.warnings import warn
+from autoshield_bench.cli.warnings import say, warn
 from autoshield_bench.engine.progress import Progress, Silence
 from autoshield_bench.reporting.text import visible
 
@@ -51,8 +51,7 @@ class PlainProgress(Silence):
 
     def line(self, text: str) -> None:
         """Print a line."""
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        say(text)
 
 
 class LiveProgress(Silence):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 
 from autoshield_bench.cli.options import add_plan_options, load
 from autoshield_bench.cli.show import add_print_options, print_results
@@ -71,7 +70,7 @@ def _seconds(text: str) -> float | None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the suite; return 1 where cells failed."""
     from autoshield_bench.cli.progress import watcher
-    from autoshield_bench.cli.warnings import show_log
+    from autoshield_bench.cli.warnings import say, show_log
     from autoshield_bench.engine.options import plan_for, results_directory
     from autoshield_bench.engine.process import for_workers, prepare_process
     from autoshield_bench.engine.runner import run_plan
@@ -86,5 +85,5 @@ def run(arguments: argparse.Namespace) -> int:
         options = for_workers(options, arguments.jobs, plan.device)
     results = run_plan(plan, loaded, options, watcher(quiet=arguments.quiet))
     code = print_results(results, arguments)
-    sys.stderr.write(f"results: {results_directory(plan, options)}\n")
+    say(f"results: {results_directory(plan, options)}")
     return code

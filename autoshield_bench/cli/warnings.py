@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 
 from autoshield_bench.reporting.text import visible
 
 
+def say(line: str) -> None:
+    """Print a line on standard error. Where nobody reads it, what is under way goes on all the same."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
 def warn(message: str) -> None:
     """Print a warning as one line, with control characters made visible."""
-    sys.stderr.write(f"warning: {visible(message)}\n")
+    say(f"warning: {visible(message)}")
 
 
 class WarningHandler(logging.Handler):
@@ -21,7 +29,7 @@ class WarningHandler(logging.Handler):
         if record.levelno >= logging.WARNING:
             warn(record.getMessage())
         else:
-            sys.stderr.write(f"{record.getMessage()}\n")
+            say(record.getMessage())
 
 
 def show_log() -> None:

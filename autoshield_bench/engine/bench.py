@@ -7,6 +7,7 @@ from one to the next.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -124,6 +125,9 @@ class Bench:
 
 _benches: dict[str, Bench] = {}
 
+_OF_THE_PROCESS = (errno.EMFILE, errno.EFBIG)
+"""Why a file cannot be written for reasons of this process: descriptors that a plugin has left open, its limits."""
+
 
 def answer(text: str, tell: Tell) -> str:
     """Do a job that says everything, and return the reply; an error that concerns the whole run is a reply too."""
@@ -132,6 +136,10 @@ def answer(text: str, tell: Tell) -> str:
     logging.getLogger("autoshield_bench").addHandler(handler)
     try:
         return _bench_for(job).do(job, tell).to_text()
+    except WriteError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_THE_PROCESS:
+            raise  # this process can write no more, and ends; the disk is well
+        return Reply(error=type(error).__name__, message=str(error)).to_text()
     except SuiteError as error:
         return Reply(error="SuiteError", message="; ".join(error.problems)).to_text()
     except AubenchError as error:
@@ -212,7 +220,9 @@ def _record(cell: Cell, scorer: Scorer, directory: Path, origin: Origin) -> Cell
         about["inputs"] = origin.inputs(cell.images)
     except (CheckpointError, WriteError):
         raise  # the user's file or the disk, not a plugin's doing: no other cell would fare better
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         return CellRecord(status="failed", error=describe_failure(error), facts=facts(cell) | about, **shared)
     return CellRecord(
         status="ok",

@@ -95,6 +95,9 @@ class Driver:
                 if outcome.status == "lost" and attempts[piece.job.key] < ATTEMPTS:
                     self._progress.warn(f"{self._name(piece)}: its worker was {outcome.why}; it is done again")
                     waiting.insert(0, piece)
+                elif reply is not None and reply.concerns_the_job_alone:
+                    why = f"met by an error of its own: {reply.error}: {reply.message}"
+                    self._give_up(piece, dataclasses.replace(outcome, status="late", why=why), 1)
                 elif reply is not None and outcome.status == "done":
                     self._finish(piece, reply)
                 else:

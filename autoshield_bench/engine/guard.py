@@ -79,11 +79,12 @@ def check_anomaly(returned: object, images: int, who: str) -> Tensor:
         raise CellError(f"{who} returned {what} where a float tensor of anomaly scores belongs")
     if returned.shape != (images,):
         raise CellError(f"{who} returned anomaly scores of shape {tuple(returned.shape)} where ({images},) belongs")
-    broken = int((~torch.isfinite(returned)).sum())
+    scores = returned.float()  # in the precision in which thresholds are fixed, which has fewer large numbers
+    broken = int((~torch.isfinite(scores)).sum())
     if broken:
-        raise CellError(f"{who} returned NaN or infinity as the anomaly score of {broken} of {images} images")
-    # In the precision in which thresholds were fixed.
-    return returned.float()
+        what = "NaN, infinity or a number beyond float32"
+        raise CellError(f"{who} returned {what} as the anomaly score of {broken} of {images} images")
+    return scores
 
 
 def check_values(returned: object, images: int, who: str) -> MetricValues:

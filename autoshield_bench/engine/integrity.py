@@ -5,22 +5,21 @@ Checked around every stage, not around every step of an attack, which would cost
 - inputs are handed over as copies; a plugin that writes into them fails the cell;
 - weights, buffers, training flags, hooks and ``requires_grad`` of the networks under test are put back as they were,
   and the cell's record says what was changed, which costs the rank (check ``live``);
-- global state (default dtype, grad mode, threads, deterministic algorithms, working directory, environment) is put back
+- what the process shares (``shared_state``: default dtype, grad mode, threads, working directory and so on) is put back
   and said in a warning. Global random state belongs to the host, which seeds and restores it (``seeding.global_seed``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoshield_bench.engine.pipeline import FittedStage
+from autoshield_bench.engine.shared_state import SharedState
 from autoshield_bench.errors import CellError
 
 _HOOKS = (
@@ -31,6 +30,9 @@ _HOOKS = (
     "_state_dict_hooks",
     "_load_state_dict_pre_hooks",
 )
+
+
+_TORCHS = {"_parameters", "_buffers", "_modules", *_HOOKS}
 
 
 def held_modules(stage: FittedStage) -> list[nn.Module]:
@@ -50,6 +52,9 @@ def held_modules_of(defense: object) -> list[nn.Module]:
         met.add(id(value))
         if isinstance(value, nn.Module):
             found[id(value)] = value
+            # What a network keeps in a plain list or dictionary, torch does not know of.
+            own = [each for module in value.modules() for name, each in vars(module).items() if name not in _TORCHS]
+            waiting += [each for each in own if isinstance(each, list | tuple | set | dict)]
         elif isinstance(value, dict):
             waiting += value.values()
         elif isinstance(value, list | tuple | set):
@@ -164,82 +169,13 @@ def _same(one: Tensor, other: Tensor) -> bool:
 @contextlib.contextmanager
 def fenced(who: str, report: Callable[[str], None]) -> Iterator[None]:
     """Put the state of the process back as it was; ``report`` hears in a sentence what ``who`` had changed."""
-    before = _State()
+    before = SharedState()
     try:
         yield
     finally:
         changed = before.restore()
         if changed:
             report(f"{who} changed {', '.join(changed)}; put back")
-
-
-class _State:
-    """The state of the process that plugins share."""
-
-    def __init__(self) -> None:
-        self._dtype = torch.get_default_dtype()
-        self._grad = torch.is_grad_enabled()
-        self._threads = torch.get_num_threads()
-        self._deterministic = (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-        )
-        self._hooks = [dict(own) for own in _global_hooks()]
-        self._folder = Path.cwd()
-        self._environment = dict(os.environ)
-
-    def restore(self) -> list[str]:
-        """Put everything back and return what was changed, in words."""
-        changed = []
-        if torch.get_default_dtype() != self._dtype:
-            torch.set_default_dtype(self._dtype)
-            changed.append("the default dtype")
-        if torch.is_grad_enabled() != self._grad:
-            torch.set_grad_enabled(self._grad)
-            changed.append("the grad mode")
-        if torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)
-            changed.append("the number of threads")
-        now = (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-        )
-        if now != self._deterministic:
-            torch.use_deterministic_algorithms(self._deterministic[0], warn_only=self._deterministic[1])
-            changed.append("deterministic algorithms")
-        if [dict(own) for own in _global_hooks()] != self._hooks:
-            for own, before in zip(_global_hooks(), self._hooks, strict=True):
-                own.clear()
-                own.update(before)
-            changed.append("hooks of all modules")
-        if not self._folder.is_dir() or _folder() != self._folder:
-            with contextlib.suppress(OSError):
-                os.chdir(self._folder)
-            changed.append("the working directory")
-        if dict(os.environ) != self._environment:
-            names = sorted(
-                name
-                for name in {*os.environ, *self._environment}
-                if os.environ.get(name) != self._environment.get(name)
-            )
-            os.environ.clear()
-            os.environ.update(self._environment)
-            changed.append(f"the environment ({', '.join(names[:3])})")
-        return changed
-
-
-def _global_hooks() -> list[dict[int, Any]]:
-    from torch.nn.modules import module
-
-    names = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
-    return [getattr(module, f"_global_{name}") for name in names]
-
-
-def _folder() -> Path | None:
-    try:
-        return Path.cwd()
-    except OSError:
-        return None
 
 
 def check_untouched(handed: Mapping[str, tuple[Tensor, Tensor]], who: str) -> None:

@@ -111,6 +111,12 @@ class Reply:
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
 
+    @property
+    def concerns_the_job_alone(self) -> bool:
+        """Whether it is an error that nobody expected, so that other jobs may fare better."""
+        kind = getattr(errors, self.error, None)
+        return bool(self.error) and not (isinstance(kind, type) and issubclass(kind, AubenchError))
+
     def raise_error(self) -> None:
         """Raise the error that ended the job, if one did."""
         if self.error:

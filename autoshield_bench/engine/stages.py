@@ -92,7 +92,7 @@ class Workshop:
     def _make_classifier(self, cell: Cell, model: ModelPlan) -> nn.Module:
         maker: Model = self.registry.make(model.use.plugin, model.use.params)
         info = self.data.info
-        with global_seed("train", model.seed):
+        with global_seed("train", model.seed), fenced(f"building {model.use.label}", self.progress.warn):
             network = maker.build(info.image_shape, info.classes)
         if model.checkpoint is not None and not self._read_only:
             load_weights(network, read_checkpoint(model.checkpoint), str(model.checkpoint))
@@ -365,7 +365,9 @@ class Workshop:
             yield
         except (CheckpointError, WriteError):
             raise
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self._failed[key] = describe_failure(error)
             raise
 
@@ -444,5 +446,9 @@ def _upstream(before: Sequence[FittedStage], seed: int) -> Callable[[Tensor], Te
 
 def describe_failure(error: BaseException) -> str:
     """Return a failure as one line: a broken promise as it stands, anything else with its type."""
-    text = " ".join(str(error).split())[:500].encode("utf-8", "backslashreplace").decode()
+    try:
+        said = str(error)
+    except Exception:  # its own code, and as likely to fail
+        said = "its message cannot be read"
+    text = " ".join(said.split())[:500].encode("utf-8", "backslashreplace").decode()
     return text if isinstance(error, CellError) else f"{type(error).__name__}: {text}" if text else type(error).__name__

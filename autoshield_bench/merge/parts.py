@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from autoshield_bench.errors import StoreError, UsageError
 from autoshield_bench.merge.plans import PlanFile, read_plans
+from autoshield_bench.plain_files import refuse_odd_entries
 from autoshield_bench.store import file_sha256
 
 KEPT = ("cells", "evidence", "env", "samples", "journal", "beside")
@@ -72,6 +73,7 @@ def read_part(directory: Path, position: int) -> Part:
 
     Raises StoreError where it has no plan, or holds a symbolic link, pipe or device where results belong.
     """
+    refuse_odd_entries(directory)
     plans = tuple(read_plans(directory))
     files = {found.name: found for folder in KEPT for found in _walk(directory, directory / folder, position)}
     names = (entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
@@ -86,7 +88,10 @@ def check_apart(directories: Sequence[Path], into: Path | None) -> None:
             raise UsageError(f"{directories[index]}: merged with itself; name two results directories")
     if into is None:
         return
-    target = into.resolve()
+    try:
+        target = into.resolve()
+    except (RuntimeError, OSError) as error:  # links that lead in a circle
+        raise UsageError(f"--into {into}: cannot be resolved ({error}); name a new directory") from error
     for directory, place in zip(directories, places, strict=True):
         if target == place or place in target.parents or target in place.parents:
             raise UsageError(f"--into {into}: lies in or around {directory}; name a new directory beside it")

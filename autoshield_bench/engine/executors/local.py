@@ -53,6 +53,8 @@ _WORKER = "autoshield_bench.engine.executors.worker"
 _TICK = 0.2
 _CHUNK = 1 << 16
 _LONGEST_LINE = 1 << 20
+_AT_ONCE = 1 << 22
+"""Bytes of a worker's output or answers that are read before the others are looked at."""
 
 
 class Local:
@@ -153,6 +155,7 @@ class Local:
         """Hear the workers for at most so long, and see which of them are gone, late or stopped."""
         with DefaultSelector() as selector:
             for worker in self._workers:
+                worker.feed()
                 for stream in worker.open_streams():
                     selector.register(stream, EVENT_READ, worker)
             for key, _events in selector.select(seconds):
@@ -247,6 +250,7 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=(write,),
+                bufsize=0,
                 start_new_session=True,
                 env={**os.environ, **_where_we_are(), **environment},
             )
@@ -257,8 +261,9 @@ class _Worker:
         self._input: IO[bytes] = self._process.stdin
         self.output: IO[bytes] = self._process.stdout
         self.answers: IO[bytes] = os.fdopen(read, "rb", buffering=0)
-        for stream in (self.output, self.answers):
+        for stream in (self._input, self.output, self.answers):
             os.set_blocking(stream.fileno(), False)
+        self._unsent = b""
         self._closed: set[int] = set()
         self._pending = b""
         self._kept = deque[bytes](maxlen=1 + _TAIL // 256)
@@ -273,9 +278,14 @@ class _Worker:
     def take(self, ticket: int, job: str) -> None:
         """Hand a job over. A worker that is gone by then is found out by ``gone``."""
         self.ticket, self.since = ticket, time.monotonic()
+        self._unsent = job.encode() + b"\n"
+        self.feed()
+
+    def feed(self) -> None:
+        """Hand over what the pipe takes now: a worker that does not read holds nobody up."""
         with contextlib.suppress(OSError):
-            self._input.write(job.encode() + b"\n")
-            self._input.flush()
+            while self._unsent:
+                self._unsent = self._unsent[os.write(self._input.fileno(), self._unsent) :]
 
     def open_streams(self) -> Iterator[IO[bytes]]:
         """Yield what can still be read."""
@@ -285,22 +295,30 @@ class _Worker:
 
     def hear(self) -> Iterator[dict[str, object]]:
         """Yield the messages that have come."""
-        while chunk := self._read(self.answers):
-            self._pending += chunk
-        *lines, self._pending = self._pending.split(b"\n")
-        if len(self._pending) > _LONGEST_LINE:
-            self._pending = b""  # a plugin wrote into the pipe
+        heard = 0
+        lines: list[bytes] = []
+        # At most so much at a time: whoever floods the pipe must not keep the others and the clock from being seen.
+        while heard < _AT_ONCE and (chunk := self._read(self.answers)):
+            heard += len(chunk)
+            *whole, self._pending = (self._pending + chunk).split(b"\n")
+            lines += whole
+            if len(self._pending) > _LONGEST_LINE:
+                self._pending = b""  # a plugin wrote into the pipe
         for line in lines:
+            if self._sign.encode() not in line:
+                continue  # a plugin's
             try:
                 message = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(message, dict) and message.get("sign") == self._sign:
                 yield message
 
     def keep_output(self) -> None:
         """Keep what was printed: its beginning in the log, its end in memory."""
-        while chunk := self._read(self.output):
+        seen = 0
+        while seen < _AT_ONCE and (chunk := self._read(self.output)):
+            seen += len(chunk)
             for start in range(0, len(chunk), 256):
                 self._kept.append(chunk[start : start + 256])
             room = LARGEST_LOG - self._written

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import platform
+import select
 import signal
 import sys
 import threading
@@ -27,6 +28,7 @@ _GRACE = 1.0
 
 def main() -> int:
     """Do jobs until standard input ends."""
+    _watch_parent(int(sys.argv[1]))
     _die_with_parent()
     answers = os.fdopen(int(sys.argv[1]), "wb", buffering=0)
     os.set_inheritable(answers.fileno(), False)
@@ -78,6 +80,23 @@ class _Jobs:
                 self._lines.append(line)
                 self._arrived.notify()
         os.killpg(0, signal.SIGKILL)
+
+
+def _watch_parent(answers: int) -> None:
+    """Have a process of the group kill it when nobody reads the answers any more.
+
+    What a plugin has started is of the group too; the kernel ends this process with its parent, and no other.
+    """
+    if os.fork():
+        return
+    for descriptor in (0, 1, 2):
+        os.close(descriptor)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    watch = select.poll()
+    watch.register(answers, 0)
+    while not any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _fd, event in watch.poll()):
+        pass
+    os.killpg(0, signal.SIGKILL)
 
 
 def _die_with_parent() -> None:
