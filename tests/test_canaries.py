@@ -8,6 +8,7 @@ import json
 import math
 from pathlib import Path
 
+import other_canaries
 import pytest
 import torch
 from test_registry import aubench
@@ -18,9 +19,12 @@ from autoshield_bench.canaries.catalogue import BEGIN, CANARIES, END, SOUND, STR
 from autoshield_bench.canaries.data import CanaryDigits
 from autoshield_bench.contracts import Defense, FitRequest
 from autoshield_bench.engine.evidence.judge import CHECKS
+from autoshield_bench.engine.runner import run
 from autoshield_bench.errors import UsageError
 from autoshield_bench.registry import Registry
 from autoshield_bench.seeding import ImageRandom
+from autoshield_bench.suite_check import check_suite
+from autoshield_bench.suite_file import SuiteDocument
 
 ROOT = Path(__file__).parents[1]
 EPS = trial.EPS
@@ -321,3 +325,26 @@ def test_a_part_of_the_trial_is_chosen_by_name():
     assert one.code == 0
     assert "1 canaries, misses: 0; 0 sound defenses, false alarms: 0; " in one.out
     assert one.err == "uncalled-1: caught\n"
+
+
+# Others of their kind ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("own", [*other_canaries.WRONG, *other_canaries.SOUND], ids=lambda own: own.__name__)
+def test_others_of_their_kind_are_judged_by_the_mechanism(own, tmp_path):
+    attacks = other_canaries.SOUND.get(own, "naive")
+    name = other_canaries.name_of(own)
+    document = trial.suite(attacks, name, [{"use": name}])
+    registry = Registry.discover([manifest, Path(other_canaries.__file__)])
+    loaded = check_suite(SuiteDocument.from_dict(document), registry, tmp_path)
+    places = {"results_dir": tmp_path / "results", "cache_dir": tmp_path / "cache"}
+    results = run(loaded, **places, device="cpu", threads=1, evidence="full")
+    assert [record.error for record in results if record.error] == []
+    verdicts = [verdict for evidence in results.evidence for verdict in evidence.verdicts]
+    assert len(verdicts) == len(CHECKS)
+    if own in other_canaries.SOUND:
+        assert [verdict for verdict in verdicts if verdict.costs_rank] == []
+    else:
+        assert other_canaries.WRONG[own] in [verdict.check for verdict in verdicts if verdict.ruling == "fail"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from builders import cell, record
 
-from autoshield_bench.engine.evidence import attacked
+from autoshield_bench.engine.evidence import attacked, held_out
 from autoshield_bench.engine.evidence.case import Case, Images
 from autoshield_bench.results import CellRecord
 
@@ -61,11 +61,11 @@ def test_held_out_images_are_as_hard_as_those_they_are_compared_with() -> None:
     case: Any = SimpleNamespace(bare=bare, device="cpu", rng=lambda _images, _purpose: None)
     easy = images(torch.linspace(0.8, 1.0, 20), 0)
     mixed = images(torch.linspace(0.0, 1.0, 200), 1000)
-    chosen = attacked._as_hard(case, mixed, easy)
+    chosen = held_out._as_hard(case, mixed, easy)
     assert len(set(chosen.indices.tolist())) == len(easy)
     assert abs(float(chosen.images.mean() - easy.images.mean())) < 0.01
-    assert attacked._as_hard(case, mixed, mixed) is mixed
+    assert held_out._as_hard(case, mixed, mixed) is mixed
     ramp = Images(torch.arange(16.0).view(1, 1, 4, 4), easy.labels[:1], easy.indices[:1])
     # Its first pixel is 0, and stays so where the image moves right or down, where the border repeats.
-    assert float(attacked._shifted(case, ramp).images[0, 0, 0, 0]) == 0
-    assert not torch.equal(attacked._shifted(case, ramp).images, ramp.images)
+    assert float(held_out._shifted(case, ramp).images[0, 0, 0, 0]) == 0
+    assert not torch.equal(held_out._shifted(case, ramp).images, ramp.images)

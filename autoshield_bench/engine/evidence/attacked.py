@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 from autoshield_bench.contracts import ThreatModel
 from autoshield_bench.engine.evidence.case import Case, Images, beyond, poor
 from autoshield_bench.engine.evidence.recorded import is_iterative
-from autoshield_bench.margins import margins
 from autoshield_bench.plan import Cell
 from autoshield_bench.statistics import clopper_pearson
 from autoshield_bench.verdicts import Verdict
@@ -23,7 +20,7 @@ from autoshield_bench.verdicts import Verdict
 FEWEST = 500
 """Evaluated images below which nothing is said about convergence."""
 
-PARTS = {"unbounded": 0.1, "iterative": 0.1, "held-out": 0.25, "black-box": 0.2, "converged": 0.4}
+PARTS = {"unbounded": 0.1, "iterative": 0.1, "held-out": 0.3, "black-box": 0.2, "converged": 0.4}
 """Shares of the budget, in the order in which the checks are made."""
 
 _SPARE = 0.9
@@ -32,7 +29,7 @@ _SPARE = 0.9
 _LAST = 0.05
 """Share of the whole budget that is kept for the last probes."""
 
-_STEPS = 20
+STEPS = 20
 """Gradient steps of the checks' own attacks, where a check says nothing else."""
 
 
@@ -63,12 +60,12 @@ def _own(case: Case, steps: int, restarts: int = 1) -> tuple[str, dict[str, Any]
     return "apgd", {"loss": "margin", "steps": steps, "restarts": restarts}
 
 
-def _pay(case: Case, steps: int, restarts: int = 1) -> int:
+def pay(case: Case, steps: int, restarts: int = 1) -> int:
     """Return the passes that the checks' own attack costs per image at most, with what judging costs."""
     return case.price(*_own(case, steps, restarts)) + case.scoring
 
 
-def _strike(case: Case, images: Images, purpose: str, *, steps: int, restarts: int = 1) -> Tensor:
+def strike(case: Case, images: Images, purpose: str, *, steps: int, restarts: int = 1) -> Tensor:
     """Return which of the images fall to the checks' own attack."""
     found = case.attack(case.crafting(*_own(case, steps, restarts)), images, purpose)
     return case.fallen(found, images, purpose)
@@ -79,7 +76,7 @@ def _strike(case: Case, images: Images, purpose: str, *, steps: int, restarts: i
 
 def unbounded(case: Case) -> Verdict:
     """Without bounds (L-infinity eps 1) the white-box attack breaks every image."""
-    steps = 2 * _STEPS
+    steps = 2 * STEPS
     standing = case.test(case.stands(case.clean) & case.evaluated)
     rounds = [_unbounded(case, steps, number) for number in range(3)]
     dear = [case.price(name, params) + case.scoring for name, params in rounds]
@@ -175,18 +172,18 @@ def converged(case: Case) -> Verdict:
     if not len(survivors):
         text = "no image stands, so there is nothing to attack again"
         return Verdict(check="converged", ruling="pass", text=text, numbers={"images": n, "survivors": 0})
-    steps = 2 * max((_steps(cell) for cell in case.well(case.white)), default=_STEPS)
-    steps = max(steps, 2 * _STEPS)  # twice next to nothing is little
-    cost = _pay(case, steps, 2)
+    steps = 2 * max((_steps(cell) for cell in case.well(case.white)), default=STEPS)
+    steps = max(steps, 2 * STEPS)  # twice next to nothing is little
+    cost = pay(case, steps, 2)
     images = case.sample(survivors, affordable(case, "converged", cost), "converged")
-    while len(images) < min(len(survivors), _ENOUGH) and steps > 2 * _STEPS:
+    while len(images) < min(len(survivors), _ENOUGH) and steps > 2 * STEPS:
         # Fewer steps on enough images say more than all steps on a handful.
-        steps = max(steps // 2, 2 * _STEPS)
-        cost = _pay(case, steps, 2)
+        steps = max(steps // 2, 2 * STEPS)
+        cost = pay(case, steps, 2)
         images = case.sample(survivors, affordable(case, "converged", cost), "converged")
     if len(images) < min(len(survivors), _ENOUGH):
         return poor(case, "converged", f"{len(images)} of {len(survivors)} survivors")
-    fallen = int(_strike(case, images, "converged", steps=steps, restarts=2).sum())
+    fallen = int(strike(case, images, "converged", steps=steps, restarts=2).sum())
     low, high = (bound * len(survivors) / n for bound in clopper_pearson(fallen, len(images), confidence=0.98))
     more = fallen / len(images) * len(survivors) / n
     text = (
@@ -207,7 +204,7 @@ _ENOUGH = 40
 
 def _steps(cell: Cell) -> int:
     steps = cell.attack.use.params.get("steps") if cell.attack else None
-    return steps if isinstance(steps, int) else 2 * _STEPS
+    return steps if isinstance(steps, int) else 2 * STEPS
 
 
 # -- black-box ------------------------------------------------------------------------------------------------------
@@ -223,7 +220,7 @@ def black_box(case: Case) -> Verdict:
             told |= standing & case.fell(cell)
     survivors = case.test(case.standing & standing)
     for queries in _QUERIES:
-        cost = 2 * (_STEPS + 1) + queries * case.forward + 2 * case.scoring
+        cost = 2 * (STEPS + 1) + queries * case.forward + 2 * case.scoring
         images = case.sample(survivors, affordable(case, "black-box", cost), "black-box")
         if len(images) >= min(len(survivors), _ENOUGH):
             break
@@ -272,7 +269,7 @@ _ESCAPE = 0.002
 
 def _knowing_less(case: Case, images: Images, queries: int) -> Tensor:
     """Return which of the images fall to examples made on the bare classifier, or to queries alone."""
-    bare = case.crafting("pgd", {"loss": "margin", "steps": _STEPS}, bare=True)
+    bare = case.crafting("pgd", {"loss": "margin", "steps": STEPS}, bare=True)
     fallen = case.fallen(case.attack(bare, images, "transfer"), images, "transfer")
     left = images.at(~fallen)
     if len(left):
@@ -292,114 +289,13 @@ def _found(case: Case, images: Images, purpose: str, of: int, passes: int) -> in
     It takes as many steps as the judged ones, and as many restarts as so many passes buy: an attack weaker than theirs
     would say nothing. Where they buy too little for that, some of the images get a shorter one.
     """
-    judged = max(_STEPS, *(_steps(cell) for cell in case.well(case.white)))
-    ways = [(judged, 8), (judged, 4), (judged, 2), (_STEPS, 2)]
-    steps, restarts = next((way for way in ways if _pay(case, *way) * len(images) <= passes), ways[-1])
-    images = case.sample(images, passes // _pay(case, steps, restarts), purpose)
+    judged = max(STEPS, *(_steps(cell) for cell in case.well(case.white)))
+    ways = [(judged, 8), (judged, 4), (judged, 2), (STEPS, 2)]
+    steps, restarts = next((way for way in ways if pay(case, *way) * len(images) <= passes), ways[-1])
+    images = case.sample(images, passes // pay(case, steps, restarts), purpose)
     if not len(images):
         return 0
-    return round(of * float(_strike(case, images, purpose, steps=steps, restarts=restarts).float().mean()))
-
-
-# -- held-out -------------------------------------------------------------------------------------------------------
-
-
-def held_out(case: Case) -> Verdict:
-    """The defense is as robust on images that it cannot have met as on test images that are as hard."""
-    # Three groups, each first judged as it is; and by the bare classifier, to see how hard they are.
-    most = affordable(case, "held-out", 3 * (_pay(case, _STEPS // 2) + case.scoring) + 1 + _CHOICE + len(_SHIFTS))
-    _fitting, (images, labels) = case.workshop.data.parts
-    fresh = Images(images, labels, torch.arange(len(labels)) + (1 << 30))
-    known = case.sample(case.test(case.evaluated), min(most, _HELD), "held-out")
-    fresh = case.sample(fresh, _CHOICE * min(most, _HELD), "held-out")
-    n = case.evaluated.bit_count()
-    if clopper_pearson(case.standing.bit_count(), n, confidence=0.98)[1] < _NEXT_TO_NOTHING:
-        text = f"{case.standing.bit_count()} of {n} images stand: there is no robustness that memory could explain"
-        return Verdict(check="held-out", ruling="not applicable", text=text, numbers={})
-    if min(len(known), len(fresh)) < min(_FEWEST_HELD, len(labels)):
-        return poor(case, "held-out", f"{min(len(known), len(fresh))} images")
-    fresh = _as_hard(case, fresh, known)
-    moved = _shifted(case, fresh)
-    standing, clean = {}, {}
-    for name, own in (("test", known), ("fresh", fresh), ("shifted", moved)):
-        right = ~case.fallen(own.images, own, "held-out clean")
-        clean[name] = int(right.sum())
-        broken = torch.ones(len(own), dtype=torch.bool)
-        if bool(right.any()):
-            broken[right] = _strike(case, own.at(right), f"held-out {name}", steps=_STEPS // 2)
-        standing[name] = int((~broken).sum())
-    # What a shift by a pixel costs the undefended classifier itself is no sign of memory.
-    loss = max(0.0, _right(case, fresh) - _right(case, moved))
-    failed = any(
-        _above(own["test"], len(known), own["fresh"], len(fresh))
-        or _above(own["test"], len(known), own["shifted"], len(moved), loss + _SHIFT_MAY_COST)
-        for own in (standing, clean)
-    )
-    shares = {
-        "test": standing["test"] / len(known),
-        "fresh": standing["fresh"] / len(fresh),
-        "shifted": standing["shifted"] / len(moved),
-    }
-    text = (
-        f"robust on {shares['test']:.2f} of {len(known)} test images, {shares['fresh']:.2f} of {len(fresh)} validation "
-        f"images as hard and {shares['shifted']:.2f} of those shifted by a pixel, under one short attack"
-    )
-    return Verdict(check="held-out", ruling="fail" if failed else "pass", text=text, numbers=shares)
-
-
-_HELD = 200
-_FEWEST_HELD = 100
-_CHOICE = 10
-"""Images among which one is chosen that is as hard as a given one."""
-_SHIFTS = ((1, 0), (-1, 0), (0, 1), (0, -1))
-_NEXT_TO_NOTHING = 0.05
-_SHIFT_MAY_COST = 0.1
-
-
-def _above(one: int, of: int, other: int, of_other: int, room: float = 0.0) -> bool:
-    """Return whether a share lies above another by more than ``room``, both ends of their intervals granted."""
-    low, high = clopper_pearson(one, of, confidence=0.98)[0], clopper_pearson(other, of_other, confidence=0.98)[1]
-    return low > high + room
-
-
-def _bare_margins(case: Case, images: Images) -> Tensor:
-    """Return how far the undefended classifier is from erring ``[N]``, which says how hard the images are."""
-    with torch.no_grad():
-        logits = case.bare(images.images.to(case.device), case.rng(images, "bare")).logits.cpu()
-    return margins(logits, images.labels)
-
-
-def _right(case: Case, images: Images) -> float:
-    return float((_bare_margins(case, images) < 0).float().mean())
-
-
-def _as_hard(case: Case, images: Images, known: Images) -> Images:
-    """Return as many of the images as are known, each as hard as one of those; all, where there are no more.
-
-    A test set need not be as hard as the training set: MNIST's first half is easier, and breaks the less for it.
-    """
-    if len(images) <= len(known):
-        return images
-    distances = (_bare_margins(case, known)[:, None] - _bare_margins(case, images)[None]).abs()
-    chosen = []
-    for row in distances:
-        chosen.append(int(row.argmin()))
-        distances[:, chosen[-1]] = torch.inf
-    return images.at(torch.tensor(sorted(chosen)))
-
-
-def _shifted(case: Case, images: Images) -> Images:
-    """Return the images moved by one pixel, each in the direction in which it stays as hard as it was; the border
-    repeats."""
-    ways = []
-    for right, down in _SHIFTS:
-        padded = functional.pad(images.images, (1, 1, 1, 1), mode="replicate")
-        x = padded[..., 1 - down : 1 - down + images.images.shape[-2], 1 - right : 1 - right + images.images.shape[-1]]
-        ways.append(Images(x, images.labels, images.indices + (1 << 30)))
-    here = _bare_margins(case, images)
-    best = torch.stack([(_bare_margins(case, way) - here).abs() for way in ways]).argmin(0)
-    x = torch.stack([way.images for way in ways])[best, torch.arange(len(images))]
-    return Images(x, images.labels, images.indices + (1 << 30))
+    return round(of * float(strike(case, images, purpose, steps=steps, restarts=restarts).float().mean()))
 
 
 # -- shared ---------------------------------------------------------------------------------------------------------

@@ -293,6 +293,8 @@ class Case:
         """Return adversarial images, on the CPU."""
         found = []
         for rows in torch.split(torch.arange(len(images)), self.workshop.batch_size):
+            if not len(rows):
+                break  # nothing stands: an empty batch says nothing, and not every network takes one
             found.append(crafting.craft(self._batch(images.at(rows), purpose))[0].cpu())
         return torch.cat(found) if found else images.images
 
@@ -310,7 +312,7 @@ class Case:
         draws = DRAWS if self.pipeline.stochastic else 1
         for rows in torch.split(torch.arange(len(images)), self.workshop.batch_size):
             part = images.at(rows)
-            for draw in range(draws):
+            for draw in range(draws if len(rows) else 0):
                 with torch.no_grad(), global_seed("evidence", purpose, draw):
                     rng = self.rng(part, purpose).child("score", draw)
                     output = self.pipeline(x[rows].to(self.device), rng, detect=bool(self.thresholds))

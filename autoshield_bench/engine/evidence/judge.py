@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from autoshield_bench.engine.evidence import attacked, probes, recorded, slopes
+from autoshield_bench.engine.evidence import attacked, held_out, probes, recorded, slopes
 from autoshield_bench.engine.evidence.case import Case, TooFew, poor
 from autoshield_bench.engine.integrity import fenced, kept, networks_of
 from autoshield_bench.engine.stages import Workshop, describe_failure
@@ -52,7 +52,9 @@ def judge(plan: EvidencePlan, level: Level, workshop: Workshop, directory: Path,
             raise
         except TooFew as few:
             found[check] = poor(case, check, str(few))
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             # A defense that cannot even be asked is not thereby robust.
             text = f"{NOT_MADE}: {describe_failure(error)}"
             found[check] = Verdict(check=check, ruling="unproven", text=text)
@@ -83,7 +85,9 @@ def _networks(case: Case) -> Mapping[str, nn.Module]:
         return networks_of(case.networks.classifier, case.networks.stages)
     except (CheckpointError, WriteError):
         raise
-    except (Exception, SystemExit):
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         return {}
 
 
@@ -97,7 +101,7 @@ def _ask(case: Case, take: Callable[[str, Callable[[], Verdict]], None]) -> None
     take("detector", lambda: recorded.detector(case))
     take("unbounded", lambda: attacked.unbounded(case))
     take("iterative", lambda: attacked.iterative(case))
-    take("held-out", lambda: attacked.held_out(case))
+    take("held-out", lambda: held_out.held_out(case))
     take("black-box", lambda: attacked.black_box(case))
     take("converged", lambda: attacked.converged(case))
     take("live", lambda: probes.live(case, before))
@@ -118,9 +122,11 @@ def _passes(record: CellRecord) -> list[int]:
     return [count for component in record.passes.get("attack", {}).values() for count in component.values()]
 
 
-def _attempted(ask: Callable[[], probes.Picture]) -> probes.Picture | Exception | SystemExit:
+def _attempted(ask: Callable[[], probes.Picture]) -> probes.Picture | BaseException:
     """Return the answer, or the error for the check that needs it."""
     try:
         return ask()
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         return error

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoshield_bench.engine.evidence.case import Case, Images, TooFew, beyond
-from autoshield_bench.engine.integrity import held_modules
+from autoshield_bench.engine.integrity import held_modules, held_modules_of
 from autoshield_bench.seeding import global_seed
 from autoshield_bench.verdicts import Verdict
 
@@ -36,6 +36,9 @@ _QUESTIONS = 40
 _SAME = 1e-3
 """Largest difference, in units of the largest logit of an image, that counts as rounding."""
 
+_SAME_VALUE = 1e-4
+"""Largest change of a value of an image that counts as none: a fortieth of a step of 8 bits."""
+
 _SAME_SCORE = 0.01
 """The same for an anomaly score, in units of the spread of clean images: a divergence of nearly equal outputs rounds
 coarsely."""
@@ -53,22 +56,24 @@ def probes(case: Case) -> Images:
 
 
 def noisy(case: Case, images: Images) -> Tensor:
-    """Return the images under random signs of the size of the ball."""
-    signs = case.rng(images, "noise").normal(images.images.shape[1:], "signs").sign()
+    """Return the images under noise of the size of the ball: random signs, of random size, since a step of one size
+    may lead from one level of a quantiser to another."""
+    rng, shape = case.rng(images, "noise"), images.images.shape[1:]
+    noise = rng.normal(shape, "signs").sign() * rng.uniform(shape, "sizes", low=0.5, high=1.0)
     size = case.plan.id.eps if case.plan.id.norm == "linf" else case.plan.id.eps / images.images[0].numel() ** 0.5
-    return (images.images + max(size, 0.05) * signs).clamp(0, 1)
+    return (images.images + max(size, 0.05) * noise).clamp(0, 1)
 
 
 # -- live ---------------------------------------------------------------------------------------------------------
 
 
-def live(case: Case, before: Picture | Exception | SystemExit) -> Verdict:
+def live(case: Case, before: Picture | BaseException) -> Verdict:
     """The defense is called and does something, nothing is in training mode, no weight and no answer changed during the
     attacks.
 
     ``before`` was taken before the evidence's attacks; why there is none is raised.
     """
-    if isinstance(before, Exception | SystemExit):
+    if isinstance(before, BaseException):
         raise before
     wrong = [*_idle(case), *_trains(case), *_mixes(case), *_drifts(case, before.answers)]
     changed = sorted(name for name, value in weights(case).items() if before.weights.get(name) != value)
@@ -86,7 +91,7 @@ def live(case: Case, before: Picture | Exception | SystemExit) -> Verdict:
 
 
 def _idle(case: Case) -> Iterator[str]:
-    """Yield the stages that do nothing to any probe, clean or noisy."""
+    """Yield the stages that do nothing to any probe, clean or noisy, rounding apart."""
     images = probes(case)
     x = torch.cat([images.images, noisy(case, images)]).to(case.device)
     rng = case.rng(images, "idle").select(torch.arange(len(images)).repeat(2))
@@ -94,17 +99,21 @@ def _idle(case: Case) -> Iterator[str]:
         for position, stage in enumerate(case.stages):
             if not (stage.transforms or stage.replaces or stage.detects):
                 yield f"{stage.component} overrides none of purify, defend and anomaly_score, so it is never called"
-            if stage.replaces and not (stage.transforms or stage.detects):
+            acts, idle = stage.detects, []
+            if stage.replaces and not acts:
                 replaced = stage.defense.defend(copy.deepcopy(case.networks.classifier)).eval()
                 case.counter.forward("classifier", 2 * len(x))
-                if torch.equal(replaced(x), case.networks.classifier(x)):
-                    yield f"{stage.component} gives back a classifier that answers like the undefended one"
+                with_it, without = (_bare(network(x)) for network in (replaced, case.networks.classifier))
+                acts |= bool(with_it.other(without)["logits"].any())
+                idle.append("gives back a classifier that answers like the undefended one")
             if stage.transforms:
                 purified = stage.defense.purify(x.clone(), rng.child("stage", position))
                 case.counter.forward(stage.component, len(x))
-                if torch.equal(purified, x) and not (stage.detects or stage.replaces):
-                    yield f"{stage.component} returns every one of {len(x)} images unchanged, clean and noisy"
+                acts |= bool(((purified - x).abs() > _SAME_VALUE).any())
+                idle.append(f"returns every one of {len(x)} images unchanged, clean and noisy")
                 x = purified
+            if idle and not acts:
+                yield f"{stage.component} {' and '.join(idle)}"
 
 
 def _trains(case: Case) -> Iterator[str]:
@@ -129,10 +138,11 @@ def _trains(case: Case) -> Iterator[str]:
             if training:
                 yield f"{stage.component} holds {training[0]} in training mode"
         case.pipeline(x, rng)
-        for module in case.pipeline.classifier.modules():
-            if module.training and _has_modes(module):
-                yield f"the classifier holds {type(module).__name__} in training mode"
-                return
+        for held in held_modules_of(case.pipeline.classifier):
+            for module in held.modules():
+                if module.training and _has_modes(module):
+                    yield f"the classifier holds {type(module).__name__} in training mode"
+                    return
 
 
 def _has_modes(module: nn.Module) -> bool:
@@ -148,7 +158,9 @@ def _mixes(case: Case) -> Iterator[str]:
     images = probes(case)
     together = answers(case, images, "company")
     apart = Answers(torch.empty_like(together.logits), torch.empty_like(together.scores))
-    for rows in torch.split(torch.arange(len(images)).flip(0), max(len(images) // 4, 1)):
+    # Dark ones with dark ones: companies that differ as much as they can.
+    order = images.images.flatten(1).mean(1).argsort(descending=True)
+    for rows in torch.split(order, max(len(images) // 4, 1)):
         own = answers(case, images.at(rows), "company")
         apart.logits[rows], apart.scores[rows] = own.logits, own.scores
     for what, other in together.other(apart).items():
@@ -175,16 +187,19 @@ def zero_budget(case: Case) -> Verdict:
     plain = answers(case, images, "zero")
     asked = answers(case, images, "zero", gradients=True)
     differs = plain.other(asked)
+    others = int(differs["logits"].sum())
     changed = int(((plain.logits.argmax(1) != asked.logits.argmax(1)) & differs["logits"]).sum())
     scores = int(differs.get(_SCORES, torch.zeros(0)).sum())
     text = f"{changed} of {len(images)} predictions at eps 0 differ from those on clean images"
+    if others > changed:
+        text += f", and the logits of {others}"
     if scores:
         text += f", and {scores} anomaly scores"
     return Verdict(
         check="zero-budget",
-        ruling="fail" if changed or scores else "pass",
+        ruling="fail" if changed or scores or beyond(others, len(images), 0.01) else "pass",
         text=text,
-        numbers={"changed": changed, "images": len(images)},
+        numbers={"changed": changed, "others": others, "images": len(images)},
     )
 
 
@@ -195,7 +210,7 @@ def randomness(case: Case) -> Verdict:
     differs = answers(case, images, "first").other(answers(case, images, "second"))
     moved = {what: int(own.sum()) for what, own in differs.items() if bool(own.any())}
     # With the draws of a declared source of noise held fixed, what still jumps is noise of another source.
-    jumps = _jumps(case, images)
+    jumps, small, large = _jumps(case, images)
     numbers: dict[str, Any] = {
         "images": len(images),
         "moved": max(moved.values(), default=0),
@@ -205,8 +220,8 @@ def randomness(case: Case) -> Verdict:
     wrong = None
     if beyond(jumps, len(images), 0.01):
         wrong = (
-            f"a change of 1e-6 moves the output of {jumps} of {len(images)} images as far as one of 0.01 does: noise "
-            "is drawn from the image itself, and averaging over draws (EOT) does not meet it"
+            f"a change of {small:g} moves the output of {jumps} of {len(images)} images about as far as one of "
+            f"{large:g} does: noise is drawn from the image itself, and averaging over draws (EOT) does not meet it"
         )
     elif declared and case.eot < 2:
         wrong = "the defense is stochastic and was attacked without averaging over draws; set eot"
@@ -219,33 +234,43 @@ def randomness(case: Case) -> Verdict:
     return Verdict(check="randomness", ruling="pass", text=text, numbers=numbers)
 
 
-def _jumps(case: Case, images: Images) -> int:
-    """Return for how many images logits or anomaly scores answer a change of 1e-6 about as much as one of 0.01.
+_STRIDES = ((1e-6, 1e-2), (1e-3, 1e-1))
+"""Changes of an image by which noise drawn from it is looked for: a small one, and one much larger."""
 
-    Asked at points in general position, so that a quantiser's steps, which lie on a grid, are not met by design.
+_AS_FAR = 0.25
+"""Share of the larger one's answer that the small one may get. A staircase gets the root of their ratio, 0.1."""
+
+
+def _jumps(case: Case, images: Images) -> tuple[int, float, float]:
+    """Return for how many images logits or anomaly scores answer a small change about as much as a much larger one, and
+    how large both are; zeros where none does.
+
+    What is smooth answers in proportion, and a staircase, of whose steps the more are crossed, by the root. Noise that
+    is seeded by the image, or by what rounding or adding up leaves of it, answers with another draw as soon as that
+    changes, and one draw is as far off as any. Asked along random signs, and along one step for all values, which moves
+    sums; at points in general position, so that a quantiser's steps, which lie on a grid, are not met by design.
     """
     rng = case.rng(images, "jumps")
     shape = images.images.shape[1:]
-    start = 0.02 + 0.96 * images.images + rng.uniform(shape, "start", low=-0.01, high=0.01)
-    signs = rng.normal(shape, "signs").sign()
+    start = 0.2 + 0.6 * images.images + rng.uniform(shape, "start", low=-0.1, high=0.1)
     here = answers(case, images, "jumps", x=start)
-    near, far = (
-        [answers(case, images, "jumps", x=start + size * signs) for size in (length, -length)]
-        for length in (1e-6, 1e-2)
-    )
-    jumps = torch.zeros(len(images), dtype=torch.bool)
-    units: dict[str, Tensor | float] = {"logits": _SAME * here.logits.abs().amax(1, keepdim=True).clamp_min(1e-30)}
-    units["scores"] = _SAME_SCORE
-    for what, least in units.items():
-        # Each score by itself, logits together: one of several detectors may be noisy, and the others not.
-        small, large = (
-            torch.stack([(getattr(own, what) - getattr(here, what)).abs() for own in both]).amax(0)
-            for both in (near, far)
+    signs = rng.normal(shape, "signs").sign()
+    found = (0, 0.0, 0.0)
+    for (small, large), ways in zip(_STRIDES, ((signs,), (signs, torch.ones_like(signs))), strict=True):
+        near, far = (
+            [answers(case, images, "jumps", x=start + size * way).away(here) for way in ways] for size in (small, large)
         )
-        if what == "logits":
-            small, large = small.amax(1, keepdim=True), large.amax(1, keepdim=True)
-        jumps |= ((small > 0.25 * large) & (small > least)).any(1)
-    return int(jumps.sum())
+        for what in range(len(near[0])):
+            # Of all images together, since a small step may by chance cross a stair in some of them.
+            most = max(_root_mean_square(own[what]) for own in far)
+            for own in near:
+                if _root_mean_square(own[what]) > _AS_FAR * most:
+                    found = max(found, (int((own[what] > 1.0).sum()), small, large))
+    return found
+
+
+def _root_mean_square(values: Tensor) -> float:
+    return float(values.square().mean().sqrt())
 
 
 # -- shared ---------------------------------------------------------------------------------------------------------
@@ -309,6 +334,19 @@ class Answers:
         if self.scores.shape[1]:
             found[_SCORES] = (self.scores - than.scores).abs().amax(1) > _SAME_SCORE
         return found
+
+    def away(self, other: Answers) -> list[Tensor]:
+        """Return how far each image's logits, and the scores of each detector, lie from others, in units of what
+        counts as rounding."""
+        scale = _SAME * other.logits.abs().amax(1).clamp_min(1e-30)
+        logits = (self.logits - other.logits).abs().amax(1) / scale
+        return [logits, *((self.scores - other.scores).abs() / _SAME_SCORE).T]
+
+
+def _bare(logits: Tensor) -> Answers:
+    """Return logits as the answers of what has no detector."""
+    own = logits.double().cpu()
+    return Answers(own, own.new_zeros(len(own), 0))
 
 
 def answers(case: Case, images: Images, purpose: str, *, x: Tensor | None = None, gradients: bool = False) -> Answers:
