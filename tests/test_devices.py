@@ -10,7 +10,7 @@ import torch
 from pretended_gpu import NAME, pretended_gpu
 
 from autoshield_bench.builtin.attacks.apgd import APGD
-from autoshield_bench.builtin.attacks.refinement import Refinement
+from autoshield_bench.builtin.attacks.refinement import Attempt, Refinement
 from autoshield_bench.builtin.attacks.square import Square
 from autoshield_bench.builtin.attacks.strong import Strong
 from autoshield_bench.engine import environment, options
@@ -91,7 +91,8 @@ def small_strong(monkeypatch):
     members = [APGD(loss="margin", steps=3), APGD(loss="targeted-dlr", steps=3)]
     refinement = Refinement(rounds=2, square=Square(queries=6, initial_share=0.1), climb=APGD(loss="margin", steps=3))
     monkeypatch.setattr(Strong, "members", lambda *_: members)
-    monkeypatch.setattr(Strong, "refinement", lambda _: refinement)
+    attempts = [Attempt(refinement=refinement), Attempt(refinement=refinement, towards=1, steps=3)]
+    monkeypatch.setattr(Strong, "attempts", lambda _: attempts)
 
 
 @pytest.fixture

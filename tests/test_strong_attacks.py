@@ -18,7 +18,7 @@ from autoshield_bench.builtin.attacks.apgd import APGD, checkpoints, wrong_class
 from autoshield_bench.builtin.attacks.ddn import DDN
 from autoshield_bench.builtin.attacks.noise import Noise
 from autoshield_bench.builtin.attacks.pgd import PGD
-from autoshield_bench.builtin.attacks.refinement import Refinement
+from autoshield_bench.builtin.attacks.refinement import Attempt, Refinement
 from autoshield_bench.builtin.attacks.square import Square, share
 from autoshield_bench.builtin.attacks.strong import Strong
 from autoshield_bench.builtin.datasets.digits import Digits
@@ -345,13 +345,52 @@ def test_what_may_not_leave_is_broken_just_the_same_and_pushed_further(case: Cas
 
 
 def test_what_an_image_costs_is_bounded_whatever_stands(case: Case) -> None:
-    spent = run_spending(case, Strong(), eps=0.001)  # nothing falls
-    members, refinement = Strong().members(10), Strong().refinement()
-    announced = 2 * Strong().gradient_steps() + Strong().forward_passes()
-    ranked = 2  # forward passes that rank the wrong classes
-    looks = len(members) + 2 * refinement.rounds + 1
+    spent = run_spending(case, Strong(), eps=0.001)  # nothing falls, or comes near to it
+    strong, members = Strong(), Strong().members(10)
+    from_the_best = [attempt for attempt in strong.attempts() if attempt.towards is None]
+    parts = [*members, *from_the_best]
+    announced = sum(2 * part.gradient_steps() + part.forward_passes() for part in parts)
+    ranked = 3  # forward passes that rank the wrong classes, and tell the margin without an attack
+    looks = len(parts) + 2 * sum(attempt.refinement.rounds for attempt in from_the_best)
     assert spent.unique().tolist() == [announced + ranked + looks]
     assert int(spent[0]) < 200 + 1800 + 2700 + 5000  # AutoAttack: APGD-CE, APGD-T, FAB-T (three passes a step), Square
+    assert announced < 2 * strong.gradient_steps() + strong.forward_passes() < 2 * announced
+
+
+def test_a_refinement_again_is_for_images_that_are_near_and_for_those_that_nothing_has_moved() -> None:
+    clean = torch.tensor([-10.0, -10.0, -10.0, -10.0, -10.0])
+    reached = torch.tensor([-0.5, -1.5, -6.0, -9.5, 0.2])  # near, less near, settled far away, never moved, fallen
+    rounds = Refinement(rounds=1, square=Square(queries=1), climb=APGD(steps=1))
+    first, again, elsewhere = (
+        Attempt(refinement=rounds),
+        *(Attempt(refinement=rounds, near=0.1, towards=way) for way in (None, 1)),
+    )
+    assert first.takes(clean, reached).tolist() == [True] * 5
+    assert again.takes(clean, reached).tolist() == [True, False, False, True, True]
+    assert elsewhere.takes(clean, reached).tolist() == [True, False, False, False, True]
+
+
+def test_another_class_is_reached_for_from_where_the_best_point_is(case: Case) -> None:
+    """Where squares and steps are too few to matter, the points lie towards the class that was asked for."""
+    refinement = Refinement(rounds=1, square=Square(queries=1), climb=APGD(loss="margin", steps=1))
+
+    @dataclass(frozen=True, kw_only=True)
+    class Towards(Attack):
+        way: int
+
+        def run(self, request: AttackRequest) -> Tensor:
+            return Attempt(refinement=refinement, towards=self.way).run_from(request, request.images)
+
+    with torch.no_grad():
+        order = wrong_classes(case.network(case.images), case.labels)[:, :3]
+    chosen = []
+    for way in range(3):
+        found, _ = run(case, "strong", Towards(way=way), eps=0.07)
+        assert float(distance(found, case.images, "linf").max()) <= 0.07
+        with torch.no_grad():
+            chosen.append(case.network(found).gather(1, order).median(dim=0).values)
+    # One row per class that was asked for, one column per class: each class is the likeliest where it was asked for.
+    assert torch.stack(chosen).argmax(dim=0).tolist() == [0, 1, 2]
 
 
 def run_spending(case: Case, attack: Attack, eps: float) -> Tensor:
