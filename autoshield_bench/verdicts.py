@@ -101,6 +101,8 @@ class EvidenceRecord:
         if schema != EVIDENCE_SCHEMA:
             raise ValueError(f"schema is {schema!r}, this version reads {EVIDENCE_SCHEMA!r}")
         expect(fields, {"key": str, "level": str, "verdicts": list, "passes": int, "judged": int, "env": str})
+        if fields["env"]:
+            expect_names(fields, ("env",))
         if fields["level"] not in LEVELS:
             raise ValueError(f"level is {fields['level']!r}")
         verdicts = []

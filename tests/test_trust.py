@@ -18,7 +18,7 @@ from autoshield_bench.results import CellId, cell_path, load_results, read_recor
 from autoshield_bench.store import content_key, read_json, write_sealed
 from autoshield_bench.strict_json import MAX_DEPTH, parse_json
 from autoshield_bench.suite_file import SuiteDocument
-from autoshield_bench.verdicts import EvidenceId, evidence_path
+from autoshield_bench.verdicts import EvidenceId, evidence_path, read_evidence
 
 PLACES = (
     "plan.json",
@@ -94,11 +94,16 @@ def test_a_directory_in_the_results_that_leads_elsewhere_is_refused(results, tmp
         load_results(results)
 
 
-def test_a_machine_record_outside_the_results_is_none_of_theirs(results):
-    path = place(results, "cells/none/clean-{key}.json")
-    write_sealed(path, {**record(cell("none"), [1, 2]).to_json(), "env": "../../secret"})
+@pytest.mark.parametrize("kind", ["cell", "evidence"])
+def test_a_machine_record_outside_the_results_is_none_of_theirs(results, kind):
+    if kind == "cell":
+        path, value, read = place(results, "cells/none/clean-{key}.json"), record(cell("none"), [1, 2]), read_record
+    else:
+        value, read = evidence("none"), read_evidence
+        path = results / evidence_path(value.key, value.where)
+    write_sealed(path, {**value.to_json(), "env": "../../secret"})
     with pytest.raises(StoreError, match="leads out of its directory") as caught:
-        read_record(path)
+        read(path)
     assert str(path) in str(caught.value)
 
 
