@@ -203,6 +203,7 @@ def test_a_stage_that_promised_no_gradient_may_have_none(run_suite: Runner, defe
     assert routes[f"1:{defense} exact"] == {"tried": 0, "fell": 0, "cut": standing, "again": 0}
 
 
+@pytest.mark.slow
 def test_what_a_wrong_declaration_hides_is_attacked_in_full(run_suite: Runner) -> None:
     strong = 'use = "strong"\naccess = "white-box"\nimages = 30'
     results = run_suite([f'use = "{name}"' for name in ("shattered", "soften", "none")], [strong], eps=0.08)
@@ -235,7 +236,10 @@ def test_all_routes_are_never_weaker_per_image_than_the_declared_one(run_suite: 
     assert (tried[-2] == N - declared["fell"]) if stop else (set(tried) == {N})
 
 
-def test_a_cascade_takes_every_route_unless_the_suite_says_otherwise(run_suite: Runner) -> None:
+def test_a_cascade_takes_every_route_unless_the_suite_says_otherwise(
+    run_suite: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Strong, "attempts", lambda _: [])  # what takes long, on no other routes
     strong = 'use = "strong"\naccess = "white-box"\nimages = 20'
     results = run_suite(['use = "soften"'], [strong, f'{strong}\nlabel = "plain"\npaths = "declared"'])
     assert len(one(results, "*/strong/*").facts["attack"]["routes"]) == 3

@@ -288,7 +288,9 @@ OFFLINE = {
 }
 
 
-@pytest.mark.parametrize("command", [["run", "mnist"], ["data", "fetch", "mnist"]])
+@pytest.mark.parametrize(
+    "command", [["run", "mnist"], pytest.param(["data", "fetch", "mnist"], marks=pytest.mark.slow)]
+)
 def test_without_data_and_network_one_line_names_places_and_remedy_within_30_s(tmp_path, command):
     env = {**OFFLINE, "AUBENCH_DATA": str(tmp_path / "data"), "AUBENCH_CACHE": str(tmp_path / "cache")}
     began = time.perf_counter()

@@ -75,6 +75,14 @@ def test_every_check_catches_a_toy_and_passes_a_sound_one(kind):
 # -- the built-ins ----------------------------------------------------------------------------------------------------
 
 
+def test_a_builtin_of_each_kind_passes(pytester_run):
+    done = pytester_run("--pyargs", "autoshield_bench.testing.installed", "-k", "fgsm or jpeg or ssim or digits")
+    assert done.returncode == 0, done.stdout
+    for check in ("attack/fgsm-inside-ball", "defense/jpeg-batch-invariant", "metric/ssim-dtype"):
+        assert f"{check}] PASSED" in done.stdout
+
+
+@pytest.mark.slow
 def test_every_builtin_passes(pytester_run):
     chosen = "not cifar10 and not mnist and not strong"
     done = pytester_run("--pyargs", "autoshield_bench.testing.installed", "-k", chosen)

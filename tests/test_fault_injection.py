@@ -310,10 +310,10 @@ def test_nothing_on_disk_changes_but_through_the_effects(toy, place):
     assert in_a_process(toy, work)[0] == FINISHED
 
 
-@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("end", ["killed", "out of power"])
 def test_a_run_that_ends_after_any_effect_is_taken_up_without_loss(toy, place, undisturbed, end, stride):
-    """The default run ends after every fifth of the effects; the long one after each of them."""
+    """The default run ends after every ninth of the effects; the long one after each of them."""
     expected, names = undisturbed
     for number in range(1, len(names) + 1, stride):
         root, disk = place / f"{end}-{number}", Disk()
@@ -359,12 +359,12 @@ FAULTS: dict[str, tuple[int, frozenset[str], bool]] = {
 """By name: what the disk says, at which effects, and whether it goes on saying so."""
 
 
-@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_disk_that_refuses_an_effect_ends_the_run_in_one_line_and_costs_nothing(
     toy, place, undisturbed, fault, stride
 ):
-    """The default run tries every fourth of the effects that are concerned; the long one tries all."""
+    """The default run tries every seventh of the effects that are concerned; the long one tries all."""
     expected, names = undisturbed
     number, at, lasting = FAULTS[fault]
     for position, name in [own for own in enumerate(names, 1) if own[1] in at][::stride]:

@@ -695,7 +695,7 @@ def killed_after(count, command):
     return os.waitstatus_to_exitcode(status) == 0
 
 
-@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("in_place", [False, True], ids=["into", "in-place"])
 def test_killed_after_any_effect_on_the_disk_the_same_command_gives_the_same_bytes(
     tmp_path, monkeypatch, in_place, stride

@@ -101,7 +101,7 @@ def test_mcnemar_refuses_negative_counts():
         mcnemar_exact(-1, 3)
 
 
-@settings(deadline=None, max_examples=25)  # statsmodels collects garbage at each call
+@settings(deadline=None, max_examples=10)  # statsmodels collects garbage at each call
 @given(p_values=st.lists(st.integers(0, 500).map(lambda step: step / 500), min_size=1, max_size=30))
 def test_holm_equals_statsmodels(p_values):
     expected = multipletests(p_values, method="holm")[1]

@@ -201,7 +201,14 @@ def test_what_a_plugin_has_started_ends_with_a_parent_that_is_killed(tmp_path: P
 # Streams that nobody reads ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("away", ["2>/dev/full", "2>&-", "2>&1 >/dev/null | head -1"])
+@pytest.mark.parametrize(
+    "away",
+    [
+        pytest.param("2>/dev/full", marks=pytest.mark.slow),
+        pytest.param("2>&-", marks=pytest.mark.slow),
+        "2>&1 >/dev/null | head -1",
+    ],
+)
 def test_a_run_whose_chatter_nobody_reads_goes_on_to_its_end(tmp_path: Path, away: str) -> None:
     written(tmp_path, f"[[attacks]]\n{PGD}")
     command = f"set -o pipefail; {sys.executable} -m autoshield_bench run harm.toml {' '.join(PLUGINS)} {away}"
@@ -219,6 +226,7 @@ def test_a_run_whose_chatter_nobody_reads_goes_on_to_its_end(tmp_path: Path, awa
 # Numbers of a suite -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_numbers_of_many_digits_are_those_of_the_results(tmp_path: Path) -> None:
     written(tmp_path, f"[[attacks]]\n{PGD}".replace("steps = 5", "steps = 5, step_size = 0.0123456789012345"))
     suite = tmp_path / "harm.toml"
