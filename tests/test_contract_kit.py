@@ -121,7 +121,7 @@ def pytester_run(tmp_path, monkeypatch):
 
     def run(*arguments: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
+        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600, check=False)
 
     return run
 

@@ -73,8 +73,8 @@ class Attempt:
 
     towards: int | None = None
     """Starts at a point that gradients find towards a wrong class: this one in the order of how likely they are at the
-    best point. None: starts at the best point; then images take part, too, of which nothing gained much of a margin,
-    since that says nothing about how near they are."""
+    best point; images that have fallen need none. None: starts at the best point; then images take part, too, of which
+    nothing gained much of a margin, since that says nothing about how near they are."""
 
     steps: int = 30
     """Gradient steps towards a class, from a random start."""
@@ -91,7 +91,7 @@ class Attempt:
         """Return which images take part, by their margins without an attack and by the largest found so far."""
         gained = reached - clean
         near = -reached <= self.near * gained
-        return near | (gained < _UNMOVED * -reached) if self.towards is None else near
+        return near | (gained < _UNMOVED * -reached) if self.towards is None else near & (reached <= 0)
 
     def run_from(self, request: AttackRequest, start: Tensor) -> Tensor:
         """Return the points found, one per image of the request, whose best points are ``start``."""
