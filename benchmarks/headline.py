@@ -8,13 +8,15 @@
 - the evidence that ``aubench run`` takes on top, which nothing by hand does;
 - ``aubench run`` again, with nothing left to do.
 
-``--quick`` sees on small images that everything runs. Needs both: ``pip install . ./plugins/*/``.
+``--quick`` sees on small images that everything runs. ``--images`` takes a part of the work: so many test images, and
+the suite's subsets in proportion. Needs both libraries: ``pip install . ./plugins/*/``.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import functools
 import json
 import os
@@ -33,7 +35,51 @@ from tabulate import tabulate
 SUITE = Path(__file__).parent.parent / "suites" / "mnist.toml"
 EPS, STEPS, BATCH = 0.2, 40, 250
 LIBRARIES = ("art", "torchattacks")
-WHITE, PERCEPTUAL = 1000, 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """How much of the suite is done: by default all of it."""
+
+    dataset: str = "mnist"
+    images: int = 10_000
+    epochs: tuple[int, int] = (5, 2)
+    """Of the classifier and of each autoencoder."""
+
+    @property
+    def white(self) -> int:
+        """Images that white-box attacks are given."""
+        return self.images // 10
+
+    @property
+    def perceptual(self) -> int:
+        """Images that LPIPS is taken on."""
+        return self.images // 20
+
+    def suite(self, scratch: Path) -> Path:
+        """Write the suite of this much work; return where it is."""
+        text = SUITE.read_text(encoding="utf-8")
+        model, each = (f"{{ epochs = {count} }}" for count in self.epochs)
+        for old, new in {
+            'use = "mnist"': f'use = "{self.dataset}"',
+            "images = 1000": f"images = {self.white}",
+            "{ images = 500 }": f"{{ images = {self.perceptual} }}",
+            'use = "small-cnn"': f'use = "small-cnn"\nparams = {model}',
+            'use = "autoencoder"': f'use = "autoencoder"\nparams = {each}',
+            'use = "stacked-autoencoder"': (
+                f'use = "stacked-autoencoder"\nparams = {{ first = {each}, second = {each} }}'
+            ),
+        }.items():
+            if old not in text:
+                raise SystemExit(f"{SUITE}: has no {old}, which this script puts something else for")
+            text = text.replace(old, new)
+        path = scratch / "headline.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+
+QUICK = Work(dataset="digits", images=300, epochs=(1, 1))
+"""What shows that everything runs, and nothing else."""
 
 
 def aubench(directory: Path, suite: Path, *options: str) -> tuple[float, float]:
@@ -76,9 +122,10 @@ def training_seconds(directory: Path) -> float:
     return sum(line["seconds"] for line in lines if line.get("stage") in ("train", "fit"))
 
 
-def by_hand(task: str, directory: Path, dataset: str) -> Any:
+def by_hand(task: str, directory: Path, work: Work) -> Any:
     """Run a task of this script in another process; return its answer, with the seconds that the process took."""
-    command = [sys.executable, "-P", __file__, "--task", task, "--directory", str(directory), "--dataset", dataset]
+    amount = json.dumps(dataclasses.asdict(work))
+    command = [sys.executable, "-P", __file__, "--task", task, "--directory", str(directory), "--work", amount]
     before = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return {"seconds": time.perf_counter() - before} | json.loads(done.stdout.splitlines()[-1])
@@ -129,15 +176,14 @@ def purifier() -> Any:
     return in_torch(build("conv", 1, 32))
 
 
-def training(_directory: Path, dataset: str) -> dict[str, float]:
+def training(_directory: Path, work: Work) -> dict[str, float]:
     """Train the three networks in a plain loop; return seconds and what they reach on test images."""
     import torch
     from torch.nn import functional
 
     from autoshield_bench.builtin.defenses.noise import corrupt
 
-    epochs = json.loads(os.environ["EPOCHS"])
-    images, labels = images_of(dataset, "train")
+    images, labels = images_of(work.dataset, "train")
     images, labels = images[: len(images) * 11 // 12], labels[: len(labels) * 11 // 12]
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -158,7 +204,7 @@ def training(_directory: Path, dataset: str) -> dict[str, float]:
         return network.eval()
 
     model = classifier(images[0])
-    train(model, epochs[0], 2e-3, 0.05, lambda rows: functional.cross_entropy(model(images[rows]), labels[rows]))
+    train(model, work.epochs[0], 2e-3, 0.05, lambda rows: functional.cross_entropy(model(images[rows]), labels[rows]))
 
     def fitted(upstream: Callable[[Any], Any]) -> Any:
         network = purifier()
@@ -169,12 +215,12 @@ def training(_directory: Path, dataset: str) -> dict[str, float]:
                 noisy = upstream(corrupt(clean, "smooth-sign", 0.1, 0.45, generator))
             return functional.binary_cross_entropy_with_logits(network.logits(noisy), clean)
 
-        return train(network, epochs[1], 3e-3, 0.0, loss_of)
+        return train(network, work.epochs[1], 3e-3, 0.0, loss_of)
 
     first = fitted(lambda x: x)
     second = fitted(first)
     seconds = time.perf_counter() - before
-    shown, truth = images_of(dataset, "test")
+    shown, truth = images_of(work.dataset, "test")
     reached = {"seconds": seconds}
     with torch.no_grad():
         for name, stages in (("none", ()), ("autoencoder", (first,)), ("stacked-autoencoder", (first, second))):
@@ -185,7 +231,7 @@ def training(_directory: Path, dataset: str) -> dict[str, float]:
     return reached
 
 
-def distances(one: Any, other: Any) -> dict[str, float]:
+def distances(one: Any, other: Any, perceptual_images: int) -> dict[str, float]:
     """Return the means of the suite's metrics of pairs of images; LPIPS where its weights are at hand."""
     import numpy as np
     import torch
@@ -202,7 +248,7 @@ def distances(one: Any, other: Any) -> dict[str, float]:
     )
     network = perceptual()
     if network is not None:
-        pairs = [torch.from_numpy(own[:PERCEPTUAL]).expand(-1, 3, -1, -1) for own in (one, other)]
+        pairs = [torch.from_numpy(own[:perceptual_images]).expand(-1, 3, -1, -1) for own in (one, other)]
         batches = zip(*(interpolate(own, size=64, mode="bilinear").split(BATCH) for own in pairs), strict=True)
         with torch.no_grad():
             found["lpips"] = np.concatenate([network(*pair, normalize=True).numpy() for pair in batches])
@@ -267,7 +313,7 @@ def attacks_of_torchattacks(network: Any, _shape: tuple[int, ...]) -> dict[str, 
     return {"fgsm": generate(torchattacks.FGSM(network, eps=EPS)), "pgd": generate(pgd)}
 
 
-def table_by(library: str, directory: Path, dataset: str) -> dict[str, float]:
+def table_by(library: str, directory: Path, work: Work) -> dict[str, float]:
     """Make the table with a library's attacks; return the accuracies."""
     import numpy as np
     import torch
@@ -277,7 +323,12 @@ def table_by(library: str, directory: Path, dataset: str) -> dict[str, float]:
     from autoshield_bench.engine.data import stratified_order
 
     attacks = {"art": attacks_of_art, "torchattacks": attacks_of_torchattacks}[library]
-    images, labels = images_of(dataset, "test")
+    images, labels = images_of(work.dataset, "test")
+    # The same images as the suite's.
+    order = stratified_order(labels.numpy(), "test")
+    shown = np.sort(order[: work.images])
+    subset = np.flatnonzero(np.isin(shown, order[: work.white]))
+    images, labels = images[shown], labels[shown]
     facts = records(directory)["stacked-autoencoder/clean"]["facts"]
     keys = [facts["model"]["key"], *[stage["key"] for stage in facts["defense"]]]
     networks = [classifier(images[0]), purifier(), purifier()]
@@ -294,12 +345,11 @@ def table_by(library: str, directory: Path, dataset: str) -> dict[str, float]:
                 x = np.concatenate([part(rows).numpy() for rows in torch.from_numpy(x).split(BATCH)])
         return x
 
-    # The same images as the suite's.
-    subset = np.sort(stratified_order(truth, "test")[:WHITE])
     few, few_labels = clean[subset], truth[subset]
     shape = clean.shape[1:]
     gray = {name: generate(clean, truth) for name, generate in attacks(copy.deepcopy(model), shape).items()}
-    between = {name: distances(clean, own) for name, own in gray.items()}
+    apart = functools.partial(distances, perceptual_images=work.perceptual)
+    between = {name: apart(clean, own) for name, own in gray.items()}
     table: dict[str, Any] = {}
     pipelines = {"none": stages[:0], "autoencoder": stages[:1], "stacked-autoencoder": stages}
     for defense, parts in pipelines.items():
@@ -307,7 +357,7 @@ def table_by(library: str, directory: Path, dataset: str) -> dict[str, float]:
         white = {name: generate(few, few_labels) for name, generate in attacks(whole, shape).items()}
         scored = {"clean": (clean, truth, None)}
         scored |= {f"{name}-gray-box": (own, truth, between[name]) for name, own in gray.items()}
-        scored |= {f"{name}-white-box": (own, few_labels, distances(few, own)) for name, own in white.items()}
+        scored |= {f"{name}-white-box": (own, few_labels, apart(few, own)) for name, own in white.items()}
         right = None
         for name, (x, wanted, moved) in scored.items():
             hit = through([whole], x).argmax(1) == wanted
@@ -317,7 +367,7 @@ def table_by(library: str, directory: Path, dataset: str) -> dict[str, float]:
                 "accuracy": float(hit.mean()),
                 "attack-success": float((right[rows] & ~hit).sum() / right[rows].sum()),
                 "clean-adversarial": moved,
-                "clean-purified": distances(clean[rows], through(parts, x)) if parts else None,
+                "clean-purified": apart(clean[rows], through(parts, x)) if parts else None,
             }
     return {name: own["accuracy"] for name, own in table.items()}
 
@@ -325,51 +375,82 @@ def table_by(library: str, directory: Path, dataset: str) -> dict[str, float]:
 # The whole --------------------------------------------------------------------------------------------------------
 
 
-def measured(scratch: Path, suite: Path, dataset: str, rounds: int) -> str:
-    """Return the report of so many rounds."""
+@dataclasses.dataclass
+class Measured:
+    """What some rounds took, and what they found."""
+
+    times: dict[tuple[str, str], list[tuple[float, float]]]
+    """By what, and by whom beside us: seconds of ours and of theirs, round by round."""
+
+    evidence: list[float]
+    warm: list[float]
+    peak: float
+    """GiB of attacks and scoring."""
+
+    peak_of_a_tenth: float
+    """The same on a tenth of the images."""
+
+    found: dict[str, dict[str, Any]]
+    tables: dict[str, dict[str, float]]
+
+    def ratio(self, what: str, by: str) -> float:
+        """Return by how much ours is faster: the median over rounds."""
+        return statistics.median(two / one for one, two in self.times[what, by])
+
+
+def measure(work: Work, rounds: int, libraries: tuple[str, ...] = LIBRARIES) -> Measured:
+    """Do this much work so many times, side by side."""
     times: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    evidence, warm, peak, small = [], [], 0.0, 0.0
-    for number in range(rounds):
-        trained = scratch / f"trained-{number}"
-        aubench(trained, suite, "--only", "*/clean/*")
-        tables = {"loop": by_hand("training", scratch, dataset)}
-        both = training_seconds(trained), tables["loop"].pop("seconds")
-        times.setdefault(("training", "loop"), []).append(both)
-        ours = scratch / f"run-{number}"
-        tenth = scratch / f"tenth-{number}"
-        for directory in (ours, tenth):
-            for stage in ("train", "fit"):  # networks and nothing else
-                shutil.copytree(trained / "cache" / stage, directory / "cache" / stage)
-        small = max(small, aubench(tenth, suite, "--evidence", "off", "--limit", "1000")[1])
-        seconds, memory = aubench(ours, suite, "--evidence", "off")
-        peak = max(peak, memory)
-        for library in LIBRARIES:
-            tables[library] = by_hand(library, ours, dataset)
-            both = seconds, tables[library].pop("seconds")
-            times.setdefault(("attacks and scoring", library), []).append(both)
-        evidence.append(aubench(ours, suite)[0])
-        warm.append(aubench(ours, suite)[0])
-        found = records(ours)
+    evidence, warm, peak, tenth = [], [], 0.0, 0.0
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        suite = work.suite(scratch)
+        limit = ("--limit", str(work.images))
+        for number in range(rounds):
+            trained = scratch / f"trained-{number}"
+            aubench(trained, suite, "--only", "*/clean/*", *limit)
+            tables = {"loop": by_hand("training", scratch, work)}
+            both = training_seconds(trained), tables["loop"].pop("seconds")
+            times.setdefault(("training", "loop"), []).append(both)
+            ours, part = scratch / f"run-{number}", scratch / f"part-{number}"
+            for directory in (ours, part):
+                for stage in ("train", "fit"):  # networks and nothing else
+                    shutil.copytree(trained / "cache" / stage, directory / "cache" / stage)
+            tenth = max(tenth, aubench(part, suite, "--evidence", "off", "--limit", str(work.images // 10))[1])
+            seconds, memory = aubench(ours, suite, "--evidence", "off", *limit)
+            peak = max(peak, memory)
+            for library in libraries:
+                tables[library] = by_hand(library, ours, work)
+                both = seconds, tables[library].pop("seconds")
+                times.setdefault(("attacks and scoring", library), []).append(both)
+            evidence.append(aubench(ours, suite, *limit)[0])
+            warm.append(aubench(ours, suite, *limit)[0])
+            found = records(ours)
+    return Measured(times, evidence, warm, peak, tenth, found, tables)
+
+
+def report(measured: Measured, work: Work) -> str:
+    """Return tables of times and of accuracies."""
     rows = []
-    for (what, by), pairs in times.items():
+    for (what, by), pairs in measured.times.items():
         own, other = (statistics.median(side) for side in zip(*pairs, strict=True))
-        ratio = statistics.median(two / one for one, two in pairs)
-        rows.append([what, f"{own:.1f}", by, f"{other:.1f}", f"{ratio:.2f}"])
-    rows.append(["evidence on top", f"{statistics.median(evidence):.1f}", "", "", ""])
-    rows.append(["again, nothing left to do", f"{statistics.median(warm):.2f}", "", "", ""])
+        rows.append([what, f"{own:.1f}", by, f"{other:.1f}", f"{measured.ratio(what, by):.2f}"])
+    rows.append(["evidence on top", f"{statistics.median(measured.evidence):.1f}", "", "", ""])
+    rows.append(["again, nothing left to do", f"{statistics.median(measured.warm):.2f}", "", "", ""])
     headers = ["what", "aubench, s", "by hand", "s", "ratio"]
     lines = [
         tabulate(rows, headers, tablefmt="github", disable_numparse=True),
         "",
-        f"medians of {rounds} rounds; peak memory of attacks and scoring {peak:.2f} GiB, {small:.2f} on 1,000 images",
+        f"medians of {len(measured.warm)} rounds on {work.images:,} images; peak memory of attacks and scoring "
+        f"{measured.peak:.2f} GiB, {measured.peak_of_a_tenth:.2f} on a tenth of the images",
         "",
     ]
     accuracies = []
-    for name, record in sorted(found.items()):
+    for name, record in sorted(measured.found.items()):
         own = record["metrics"]["accuracy"]["pairs"]["predictions"]
-        others = [f"{table[name]:.4f}" if name in table else "" for table in tables.values()]
+        others = [f"{table[name]:.4f}" if name in table else "" for table in measured.tables.values()]
         accuracies.append([name, str(own["n"]), f"{own['value']:.4f}", *others])
-    headers = ["accuracy", "n", "aubench", *tables]
+    headers = ["accuracy", "n", "aubench", *measured.tables]
     lines.append(tabulate(accuracies, headers, tablefmt="github", disable_numparse=True))
     return "\n".join(lines)
 
@@ -379,21 +460,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="see that everything runs; the figures mean nothing")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--images", type=int, default=Work.images, help="a part of the work: so many test images")
+    parser.add_argument("--by", nargs="+", choices=LIBRARIES, default=LIBRARIES, help="whose table is made by hand")
     parser.add_argument("--task", choices=["training", *LIBRARIES], help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--dataset", default="mnist", help=argparse.SUPPRESS)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.task:
-        where = options.directory, options.dataset
-        print(json.dumps(training(*where) if options.task == "training" else table_by(options.task, *where)))
+        work = Work(**json.loads(options.work))
+        do = training if options.task == "training" else functools.partial(table_by, options.task)
+        print(json.dumps(do(options.directory, work)))
         return
-    with tempfile.TemporaryDirectory() as name:
-        suite, dataset, epochs = SUITE, "mnist", [5, 2]
-        if options.quick:
-            suite, dataset = Path(name) / "headline.toml", "digits"
-            suite.write_text(SUITE.read_text(encoding="utf-8").replace('"mnist"', '"digits"'), encoding="utf-8")
-        os.environ["EPOCHS"] = json.dumps(epochs)
-        print(measured(Path(name), suite, dataset, options.rounds))
+    work = QUICK if options.quick else Work(images=options.images)
+    print(report(measure(work, options.rounds, tuple(options.by)), work))
 
 
 if __name__ == "__main__":

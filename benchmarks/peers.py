@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -41,6 +42,9 @@ COMPETITORS = ("aubench", *LIBRARIES, *(name + OURS for name in LIBRARIES), "loo
 VARIANTS = ("pgd, gradients in bf16", "pgd, fallen images leave")
 """Of PGD in this package; compared with the others' PGD."""
 ATTACKS = ("fgsm", "pgd", "apgd", "square", *VARIANTS)
+SETTINGS = {"threads": 2, "rounds": 5, "images": 500, "steps": 40, "queries": 300, "training_steps": 1000}
+QUICK = SETTINGS | {"rounds": 1, "images": 20, "steps": 3, "queries": 5, "training_steps": 20}
+"""What shows that everything runs, and nothing else."""
 
 
 class Case:
@@ -336,8 +340,41 @@ def layer_of_torch(layer: nn.Module) -> nn.Module:
     return nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding)
 
 
-def report(competitors: dict[str, Competitor], case: Case) -> str:
-    """Return a table per attack, and what the machine could do."""
+@dataclass(frozen=True)
+class Row:
+    """An attack by a competitor, beside ours."""
+
+    attack: str
+    by: str
+    speed: float
+    """Images times steps (of Square: queries) per second: median over rounds."""
+
+    ratio: float
+    """By how much ours is faster: median over rounds."""
+
+    robust: float
+    share: float | None
+    """Of the machine's rate in matrix products; for PGD in float32."""
+
+
+def measure(settings: dict[str, int], names: tuple[str, ...] = COMPETITORS) -> tuple[list[Row], str]:
+    """Run competitors in turn, ours among them; return what was found, and a sentence on the machine."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SystemExit(f"not installed: {', '.join(missing)}; pip install . ./plugins/*/")
+    torch.set_num_threads(settings["threads"])
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        prepare(directory, settings)
+        competitors = {competitor: Competitor(competitor, directory) for competitor in names}
+        for number in range(settings["rounds"] + 1):
+            for attack in ATTACKS:
+                for competitor in competitors.values():
+                    if attack in competitor.attacks:
+                        competitor.run(attack, count=number > 0)
+        for competitor in competitors.values():
+            competitor.close()
+        case = Case(directory, ours=False)
     ours, work = competitors["aubench"], {"fgsm": 1, "square": case.queries}
     rate, bandwidth, flops = limits(case)
     rows = []
@@ -349,52 +386,41 @@ def report(competitors: dict[str, Competitor], case: Case) -> str:
             if known in other.seconds:
                 ratios = [b / a for a, b in zip(ours.seconds[attack], other.seconds[known], strict=True)]
                 speed = steps / statistics.median(other.seconds[known])
-                share = f"{speed * flops / 1e3 / rate:.0%}" if compared == "pgd" and known == "pgd" else ""
-                cells = [f"{speed:,.0f}", f"{statistics.median(ratios):.2f}", f"{other.robust[known]:.3f}", share]
-                rows.append([attack, name, *cells])
-    headers = ["attack", "by", "images x steps / s", "aubench is faster by", "robust accuracy", "of the matrix rate"]
-    table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+                share = speed * flops / 1e3 / rate if known == "pgd" else None
+                rows.append(Row(attack, name, speed, statistics.median(ratios), other.robust[known], share))
     machine = (
-        f"{len(case.images)} images, {case.steps} steps, {case.queries} queries, {case.settings['threads']} threads, "
-        f"medians of {case.settings['rounds']} rounds in turn. "
+        f"{len(case.images)} images, {case.steps} steps, {case.queries} queries, {settings['threads']} threads, "
+        f"medians of {settings['rounds']} rounds in turn. "
         f"This machine: {rate:.0f} GFLOP/s in float32 matrix products, {bandwidth:.1f} GB/s copied; "
         f"a step on an image takes {flops:.2f} MFLOP, forward and back."
     )
-    return f"{table}\n\n{machine}"
+    return rows, machine
+
+
+def report(rows: list[Row], machine: str) -> str:
+    """Return a table per attack, and what the machine could do."""
+    headers = ["attack", "by", "images x steps / s", "aubench is faster by", "robust accuracy", "of the matrix rate"]
+    cells = []
+    for row in rows:
+        share = "" if row.share is None else f"{row.share:.0%}"
+        cells.append([row.attack, row.by, f"{row.speed:,.0f}", f"{row.ratio:.2f}", f"{row.robust:.3f}", share])
+    return f"{tabulate(cells, headers, tablefmt='github', disable_numparse=True)}\n\n{machine}"
 
 
 def main() -> None:
     """Measure, or serve a parent that does."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="see that everything runs; the figures mean nothing")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=SETTINGS["threads"])
+    parser.add_argument("--rounds", type=int, default=SETTINGS["rounds"])
     parser.add_argument("--serve", choices=sorted(COMPETITORS), help=argparse.SUPPRESS)
     parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(options.serve, options.case)
         return
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SystemExit(f"not installed: {', '.join(missing)}; pip install . ./plugins/*/")
-    settings = {"threads": options.threads, "rounds": options.rounds, "images": 500, "steps": 40, "queries": 300}
-    settings["training_steps"] = 1000
-    if options.quick:
-        settings |= {"rounds": 1, "images": 20, "steps": 3, "queries": 5, "training_steps": 20}
-    torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        prepare(directory, settings)
-        competitors = {competitor: Competitor(competitor, directory) for competitor in COMPETITORS}
-        for number in range(settings["rounds"] + 1):
-            for attack in ATTACKS:
-                for competitor in competitors.values():
-                    if attack in competitor.attacks:
-                        competitor.run(attack, count=number > 0)
-        for competitor in competitors.values():
-            competitor.close()
-        print(report(competitors, Case(directory, ours=False)))
+    settings = QUICK if options.quick else SETTINGS | {"threads": options.threads, "rounds": options.rounds}
+    print(report(*measure(settings)))
 
 
 if __name__ == "__main__":
