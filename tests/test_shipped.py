@@ -20,7 +20,7 @@ def marked(name):
     return re.search(rf"<!-- {re.escape(name)} -->\n(.*?)<!-- end -->", README, re.DOTALL).group(1)
 
 
-@pytest.mark.parametrize("name", ["mnist", "mnist-rigor", "mnist-sweep", "quick"])
+@pytest.mark.parametrize("name", ["mnist", "mnist-rigor", "mnist-detector", "mnist-sweep", "quick"])
 def test_every_shipped_suite_is_sound_and_found_by_name(name):
     assert load_suite(name).suite.name == name
     assert shipped_suites()[name].name == f"{name}.toml"
@@ -44,7 +44,7 @@ def test_readme_shows_the_table_of_the_committed_run(name):
     assert table.strip() in marked(f"table: results/{name}")
 
 
-@pytest.mark.parametrize("name", ["mnist", "mnist-rigor", "mnist-sweep", "cross-library"])
+@pytest.mark.parametrize("name", ["mnist", "mnist-rigor", "mnist-detector", "mnist-sweep", "cross-library"])
 def test_committed_results_are_whole(name):
     results = load_results(ROOT / "results" / name)
     assert len(results) > 0
