@@ -1,7 +1,7 @@
-"""The figures that we hold ourselves to, measured in under ten minutes on two cores.
+"""The figures that we hold ourselves to, by one command.
 
 ``python benchmarks/figures.py`` runs the comparisons of ``peers.py`` and ``headline.py`` on less work than they do by
-themselves, times how long short commands take, and prints each figure beside its aim. Memory is that of the whole
+themselves (two rounds), times how long short commands take, and prints each figure beside its aim. Memory is that of the whole
 suite, which only ``headline.py`` runs. ``--quick`` sees that everything runs. Needs the plugins:
 ``pip install . ./plugins/*/``.
 """
@@ -86,9 +86,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="see that everything runs; the figures mean nothing")
     options = parser.parse_args()
-    settings = peers.QUICK if options.quick else peers.SETTINGS | {"rounds": 3}
+    settings = peers.QUICK if options.quick else peers.SETTINGS | {"rounds": 2}
     work = headline.QUICK if options.quick else headline.Work(images=2000, epochs=(1, 1))
-    rounds = 1 if options.quick else 3
+    rounds = 1 if options.quick else 2
     rows, machine = peers.measure(settings, ("aubench", *peers.NEEDED, "loop"))
     measured = headline.measure(work, rounds, ("art",))
     print(peers.report(rows, machine), end="\n\n")
