@@ -1,8 +1,8 @@
 """The figures that we hold ourselves to, by one command.
 
 ``python benchmarks/figures.py`` runs the comparisons of ``peers.py`` and ``headline.py`` on less work than they do by
-themselves (two rounds), times how long short commands take, and prints each figure beside its aim. Memory is that of the whole
-suite, which only ``headline.py`` runs. ``--quick`` sees that everything runs. Needs the plugins:
+themselves, in two rounds, times how long short commands take, and prints each figure beside its aim. Memory is that of
+the whole suite, which only ``headline.py`` runs. ``--quick`` sees that everything runs. Needs the plugins:
 ``pip install . ./plugins/*/``.
 """
 
