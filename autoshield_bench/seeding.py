@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy
+    import numpy.typing
     import torch
 
 
@@ -46,7 +47,11 @@ def global_seed(*names: str | int) -> Iterator[None]:
     seed = derive_seed(*names)
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        if torch.accelerator.is_available():
+            torch.manual_seed(seed)
+        else:
+            # The same, less a millisecond: for devices that are not there, torch remembers the seed and who called.
+            torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         try:
@@ -108,17 +113,16 @@ class ImageRandom:
         import torch
 
         drawn = np.empty((len(self._indices), *shape), dtype=np.float32)
-        low_word = derive_seed(self._seed, *self._path, *purpose, law)
+        # One bit generator that is given each key, since making one costs four times as much as what it draws.
+        bits = np.random.Philox(key=0)
+        stream, fresh = np.random.Generator(bits), bits.state
+        key: numpy.typing.NDArray[numpy.uint64] = fresh["state"]["key"]
+        key[0] = derive_seed(self._seed, *self._path, *purpose, law)
         for row, index in enumerate(self._indices):
-            stream = _stream(low_word, index)
+            key[1] = index
+            bits.state = fresh
             if law == "uniform":
                 drawn[row] = stream.random(tuple(shape), dtype=np.float32)
             else:
                 drawn[row] = stream.standard_normal(tuple(shape), dtype=np.float32)
         return torch.from_numpy(drawn)
-
-
-def _stream(seed: int, index: int) -> numpy.random.Generator:
-    import numpy as np
-
-    return np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))

@@ -144,13 +144,15 @@ def digits(part: str) -> torch.Tensor:
 class KnowsEverything(Defense):
     """Gives back the nearest of all images there are, half of the test set and the validation images among them."""
 
+    radius = 0.25
+
     def known(self):
         return torch.cat([digits("train"), digits("test")[::2]])
 
     def purify(self, x, rng):
         known = self.known().to(x)
         away, nearest = torch.cdist(x.flatten(1), known.flatten(1), p=float("inf")).min(1)
-        return torch.where((away <= 0.25).view(-1, 1, 1, 1), known[nearest], x)
+        return torch.where((away <= self.radius).view(-1, 1, 1, 1), known[nearest], x)
 
 
 @dataclass(kw_only=True)
@@ -162,6 +164,16 @@ class KnowsShiftedOnesToo(KnowsEverything):
         padded = functional.pad(images, (1, 1, 1, 1), mode="replicate")
         ways = ((0, 1), (2, 1), (1, 0), (1, 2))
         return torch.cat([images, *(padded[..., a : a + 8, b : b + 8] for a, b in ways)])
+
+
+@dataclass(kw_only=True)
+class KnowsFromAfar(KnowsEverything):
+    """All of the test set, and from so far away that an image a little moved is taken for the one it knows."""
+
+    radius = 0.45
+
+    def known(self):
+        return torch.cat([digits("train"), digits("test")])
 
 
 @dataclass(kw_only=True)
@@ -268,6 +280,7 @@ WRONG = {
     TooLittleToMatter: "live",
     KnowsEverything: "held-out",
     KnowsShiftedOnesToo: "held-out",
+    KnowsFromAfar: "held-out",
     KnowsLabelsByHash: "held-out",
 }
 """The check meant for each."""
@@ -286,6 +299,7 @@ DECLARED = {
     TrainedWithoutConvolutions: {"trained_on": "attacks"},
     KnowsEverything: {"differentiable": False},
     KnowsShiftedOnesToo: {"differentiable": False},
+    KnowsFromAfar: {"differentiable": False},
 }
 
 

@@ -65,7 +65,12 @@ def test_held_out_images_are_as_hard_as_those_they_are_compared_with() -> None:
     assert len(set(chosen.indices.tolist())) == len(easy)
     assert abs(float(chosen.images.mean() - easy.images.mean())) < 0.01
     assert held_out._as_hard(case, mixed, mixed) is mixed
-    ramp = Images(torch.arange(16.0).view(1, 1, 4, 4), easy.labels[:1], easy.indices[:1])
+    ramp = Images(torch.arange(400.0).view(1, 1, 20, 20), easy.labels[:1], easy.indices[:1])
     # Its first pixel is 0, and stays so where the image moves right or down, where the border repeats.
     assert float(held_out._shifted(case, ramp).images[0, 0, 0, 0]) == 0
     assert not torch.equal(held_out._shifted(case, ramp).images, ramp.images)
+    # Of few levels, none is new: a quantiser would tell the moved ones apart.
+    coarse = Images(ramp.images // 50, ramp.labels, ramp.indices)
+    moved = held_out._shifted(case, coarse).images
+    assert not torch.equal(moved, coarse.images)
+    assert set(moved.unique().tolist()) <= set(coarse.images.unique().tolist())

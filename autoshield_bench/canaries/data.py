@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from autoshield_bench.builtin.datasets.digits import Digits, split_rows
 from autoshield_bench.contracts import Dataset, DatasetInfo, Split
@@ -31,10 +32,16 @@ class CanaryDigits(Dataset):
 
     def load(self, split: Literal["train", "test"], data_dir: Path) -> Split:
         """Return float32 images ``[N, 1, 8, 8]`` in [0, 1] and labels."""
-        import numpy as np
+        images, labels, rows = _everything()
+        return Split(images=images[rows[split]], labels=labels[rows[split]])
 
-        parts = [Digits().load(part, data_dir) for part in ("train", "test")]
-        images = np.concatenate([part.images for part in parts])
-        labels = np.concatenate([part.labels for part in parts])
-        rows = split_rows(labels.tolist(), TEST_SIZE)[split]
-        return Split(images=images[rows], labels=labels[rows])
+
+@functools.cache
+def _everything() -> tuple[Any, Any, dict[str, list[int]]]:
+    """Return all images, all labels and the rows of each split: read once, since every suite of the trial asks."""
+    import numpy as np
+
+    parts = [Digits().load(part, Path()) for part in ("train", "test")]
+    images = np.concatenate([part.images for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+    return images, labels, split_rows(labels.tolist(), TEST_SIZE)

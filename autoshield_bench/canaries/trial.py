@@ -22,6 +22,7 @@ from typing import Any
 
 from autoshield_bench.canaries import manifest
 from autoshield_bench.canaries.catalogue import CANARIES, SOUND, STRENGTHS, Canary, Sound
+from autoshield_bench.canaries.data import TEST_SIZE
 from autoshield_bench.errors import UsageError
 from autoshield_bench.leaderboard import build
 from autoshield_bench.registry import Registry
@@ -63,7 +64,7 @@ _ATTACKS: dict[str, list[dict[str, Any]]] = {
         {"use": "apgd", "access": ["white-box"], "params": {"loss": "margin", "steps": 40}},
     ],
     # A detector is judged by the joint game, which needs an attack that stays under its threshold.
-    "aware": [{"use": "detector-pgd", "access": ["white-box"]}],
+    "aware": [{"use": "detector-pgd", "access": ["white-box"], "params": {"refinements": 0}}],
     "drawn": _DRAWN,
     "noisy": _DRAWN,
     "l2": [
@@ -240,6 +241,7 @@ def judged(labels: Sequence[str], folder: str) -> tuple[Finding, ...]:
         cache_dir=Path(folder) / "cache",
         device="cpu",
         threads=1,
+        batch_size=TEST_SIZE,  # all at once: what so small a network costs is the calls
         evidence="full",
     )
     return tuple(_finding(own, results) for own in chosen)

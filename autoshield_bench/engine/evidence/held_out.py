@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoshield_bench.engine.evidence.attacked import STEPS, affordable, pay, strike
-from autoshield_bench.engine.evidence.case import Case, Images, poor
+from autoshield_bench.engine.evidence.case import Case, Images, beyond, poor
 from autoshield_bench.engine.evidence.probes import noisy
 from autoshield_bench.engine.evidence.recorded import predictive_tail
 from autoshield_bench.margins import margins
@@ -24,13 +24,17 @@ def held_out(case: Case) -> Verdict:
     fresh = Images(images, labels, torch.arange(len(labels)) + (1 << 30))
     n, fewest = case.evaluated.bit_count(), min(_FEWEST_HELD, len(labels))
     # Hardness is judged by the bare classifier. What takes no attack takes a third of the check's part of the budget.
-    many = min(_HELD, affordable(case, "held-out", 3 * (4 * case.forward + 1 + _CHOICE)))
+    many = min(_HELD, affordable(case, "held-out", 3 * (6 * case.forward + len(_SHIFTS) + 2 + _CHOICE)))
     known = case.sample(case.test(case.evaluated), many, "held-out")
     fresh = _as_hard(case, case.sample(fresh, _CHOICE * many, "held-out"), known)
     if min(len(known), len(fresh)) >= fewest:
         signs, chance = _remembered(case, known, fresh)
         if chance < _BY_CHANCE:
             return Verdict(check="held-out", ruling="fail", text=signs, numbers={"chance": chance})
+        restored = _given_back(case, fresh)
+        if beyond(restored, len(fresh), 0.5):
+            text = f"{restored} of {len(fresh)} noisy validation images come back as they were, and moved a little not"
+            return Verdict(check="held-out", ruling="fail", text=text, numbers={"given_back": restored})
     if clopper_pearson(case.standing.bit_count(), n, confidence=0.98)[1] < _NEXT_TO_NOTHING:
         text = f"{case.standing.bit_count()} of {n} images stand: there is no robustness that memory could explain"
         return Verdict(check="held-out", ruling="not applicable", text=text, numbers={})
@@ -52,9 +56,9 @@ def held_out(case: Case) -> Verdict:
     loss = max(0.0, _right(case, fresh) - _right(case, moved))
     failed = any(
         _above(own["test"], len(known), own["fresh"], len(fresh))
-        or _above(own["test"], len(known), own["shifted"], len(moved), loss + _SHIFT_MAY_COST)
+        or _above(own["test"], len(known), own["shifted"], len(moved), kept=_KEPT, room=loss)
         # One that knows the validation images by heart tells nothing by them.
-        or _above(own["fresh"], len(fresh), own["shifted"], len(moved), loss + _SHIFT_MAY_COST)
+        or _above(own["fresh"], len(fresh), own["shifted"], len(moved), kept=_KEPT, room=loss)
         for own in (standing, clean)
     )
     shares = {
@@ -77,8 +81,13 @@ _SHIFTS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 _SHIFT = 1 / 24
 """Length of a shift, as a share of the image's width; a pixel where that is more. A whole pixel of eight is so far that
 what is sound and not made for it, such as an adversarially trained network without convolutions, is lost."""
+_FEW_LEVELS = 256
 _NEXT_TO_NOTHING = 0.05
-_SHIFT_MAY_COST = 0.1
+_KEPT = 0.5
+"""Share of what stands that a sound defense keeps when images move a little; what is known by heart is lost.
+
+Adversarially trained networks without convolutions keep 0.43 to 0.76 of it on digits, where a shift moves values by
+more than the attack, and 0.83 on MNIST; what knows images by heart, and none so far away, 0.1 at most."""
 _BY_CHANCE = 0.001 / 3
 """Of three signs that are looked for, one is as rare as this where nothing is known by heart."""
 
@@ -116,6 +125,28 @@ def _remembered(case: Case, known: Images, fresh: Images) -> tuple[str, float]:
     return min(found, key=lambda own: own[1])
 
 
+def _given_back(case: Case, images: Images) -> int:
+    """Return how many images come back from noise ten times closer to what they were than the same ones moved a little.
+
+    A purifier cannot tell an image that it has not met from the same one a pixel further. One that knows images by
+    heart, the validation images too, and from far away, may give back the moved ones as those that it knows, and stand.
+    """
+    if not case.pipeline.stages:
+        return 0
+    there, errors = _shifted(case, images), []
+    for own in (images, there):
+        error = []
+        for rows in torch.split(torch.arange(len(own)), case.workshop.batch_size):
+            part = own.at(rows)
+            x = noisy(case, part)
+            with torch.no_grad(), global_seed("evidence", "given back"):
+                purified = case.pipeline(x.to(case.device), case.rng(part, "given back")).purified.cpu()
+            error.append(torch.stack([(y - part.images).abs().flatten(1).mean(1) for y in (purified, x)]))
+        errors.append(torch.cat(error, 1))
+    (here, _), (moved, noise) = errors
+    return int(((10 * here < moved) & (10 * moved > noise)).sum())
+
+
 def _lead(one: Tensor, other: Tensor) -> tuple[float, float]:
     """Return by how much more of ``one`` lies above some value than of ``other``, and the chance of that among equals.
 
@@ -127,10 +158,10 @@ def _lead(one: Tensor, other: Tensor) -> tuple[float, float]:
     return lead, math.exp(-2 * lead**2 * len(one) * len(other) / (len(one) + len(other)))
 
 
-def _above(one: int, of: int, other: int, of_other: int, room: float = 0.0) -> bool:
-    """Return whether a share lies above another by more than ``room``, both ends of their intervals granted."""
+def _above(one: int, of: int, other: int, of_other: int, *, kept: float = 1.0, room: float = 0.0) -> bool:
+    """Return whether so much of a share lies above another and ``room``, both ends of their intervals granted."""
     low, high = clopper_pearson(one, of, confidence=0.98)[0], clopper_pearson(other, of_other, confidence=0.98)[1]
-    return low > high + room
+    return low * kept > high + room
 
 
 def _bare_margins(case: Case, images: Images) -> Tensor:
@@ -161,12 +192,17 @@ def _as_hard(case: Case, images: Images, known: Images) -> Images:
 
 def _shifted(case: Case, images: Images) -> Images:
     """Return the images moved a little, each in the direction in which it stays as hard as it was; the border
-    repeats."""
-    ways = []
+    repeats.
+
+    Where images have few levels, the moved ones have the same: a quantiser would tell them apart otherwise.
+    """
+    ways, levels = [], torch.unique(images.images)
     for right, down in _SHIFTS:
         padded = functional.pad(images.images, (1, 1, 1, 1), mode="replicate")
         x = padded[..., 1 - down : 1 - down + images.images.shape[-2], 1 - right : 1 - right + images.images.shape[-1]]
         x = torch.lerp(images.images, x, min(1.0, _SHIFT * images.images.shape[-1]))
+        if len(levels) <= _FEW_LEVELS:
+            x = levels[torch.bucketize(x, (levels[1:] + levels[:-1]) / 2)]
         ways.append(Images(x, images.labels, images.indices + (1 << 30)))
     here = _bare_margins(case, images)
     best = torch.stack([(_bare_margins(case, way) - here).abs() for way in ways]).argmin(0)
