@@ -352,12 +352,17 @@ class Row:
     ratio: float
     """By how much ours is faster: median over rounds."""
 
+    spread: tuple[float, float]
+    """The same in the round that was worst for us, and in the best."""
+
     robust: float
     share: float | None
     """Of the machine's rate in matrix products; for PGD in float32."""
 
 
-def measure(settings: dict[str, int], names: tuple[str, ...] = COMPETITORS) -> tuple[list[Row], str]:
+def measure(
+    settings: dict[str, int], names: tuple[str, ...] = COMPETITORS, attacks: tuple[str, ...] = ATTACKS
+) -> tuple[list[Row], str]:
     """Run competitors in turn, ours among them; return what was found, and a sentence on the machine."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -368,7 +373,7 @@ def measure(settings: dict[str, int], names: tuple[str, ...] = COMPETITORS) -> t
         prepare(directory, settings)
         competitors = {competitor: Competitor(competitor, directory) for competitor in names}
         for number in range(settings["rounds"] + 1):
-            for attack in ATTACKS:
+            for attack in attacks:
                 for competitor in competitors.values():
                     if attack in competitor.attacks:
                         competitor.run(attack, count=number > 0)
@@ -378,7 +383,7 @@ def measure(settings: dict[str, int], names: tuple[str, ...] = COMPETITORS) -> t
     ours, work = competitors["aubench"], {"fgsm": 1, "square": case.queries}
     rate, bandwidth, flops = limits(case)
     rows = []
-    for attack in ATTACKS:
+    for attack in attacks:
         compared = "pgd" if attack in VARIANTS else attack
         steps = len(case.images) * work.get(compared, case.steps)
         for name, other in competitors.items():
@@ -387,7 +392,8 @@ def measure(settings: dict[str, int], names: tuple[str, ...] = COMPETITORS) -> t
                 ratios = [b / a for a, b in zip(ours.seconds[attack], other.seconds[known], strict=True)]
                 speed = steps / statistics.median(other.seconds[known])
                 share = speed * flops / 1e3 / rate if known == "pgd" else None
-                rows.append(Row(attack, name, speed, statistics.median(ratios), other.robust[known], share))
+                spread = min(ratios), max(ratios)
+                rows.append(Row(attack, name, speed, statistics.median(ratios), spread, other.robust[known], share))
     machine = (
         f"{len(case.images)} images, {case.steps} steps, {case.queries} queries, {settings['threads']} threads, "
         f"medians of {settings['rounds']} rounds in turn. "
