@@ -253,7 +253,7 @@ def suite(attacks: str, part: str, defenses: Sequence[dict[str, Any]]) -> dict[s
         "schema": 1,
         "name": f"canaries-{attacks}-{part}",
         "dataset": {"use": "canary-digits"},
-        "model": {"use": "small-cnn", "params": {"features": 12, "epochs": 20}},
+        "model": {"use": "small-cnn", "params": {"features": 8, "epochs": 20}},
         "threats": [_THREATS.get(attacks, {"norm": "linf", "eps": [EPS]})],
         "defenses": list(defenses),
         "attacks": _ATTACKS[attacks],
